@@ -1,0 +1,1 @@
+"""The `zrep` command; installed as the package `zrep_cli`."""

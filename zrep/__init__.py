@@ -1,0 +1,1 @@
+"""zrep: py-lmdb, replicated."""

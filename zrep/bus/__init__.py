@@ -1,0 +1,1 @@
+"""The wire: one site's ZeroMQ sockets, its connections and their life."""

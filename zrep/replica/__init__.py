@@ -1,0 +1,1 @@
+"""The pure machine: everything that decides. No clock, no random source, no I/O, no thread in here."""
