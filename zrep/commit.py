@@ -1,0 +1,97 @@
+"""What a write is and what became of it: `Batch`, `CommitToken`, `CommitResult`."""
+
+import struct
+from typing import NamedTuple
+
+from zrep.errors import OptionError
+from zrep.ids import Gen, Lsn, Position, SiteId
+
+_TOKEN = struct.Struct("<BQQ")
+_TOKEN_VERSION = 1
+
+
+class CommitToken(NamedTuple):
+    """Names one commit for ever: the record it is in, and the master that sealed it.
+
+    Hand it to another site's `begin(token=)` to read your own write there, or to `txn_applied` to ask
+    what became of it. Berkeley DB: DB_TXN_TOKEN.
+    """
+
+    gen: Gen
+    lsn: Lsn
+    site: SiteId
+
+    @property
+    def position(self) -> Position:
+        return Position(self.gen, self.lsn)
+
+    def __bytes__(self) -> bytes:
+        return _TOKEN.pack(_TOKEN_VERSION, self.gen, self.lsn) + self.site.encode()
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> "CommitToken":
+        """Return the token that `bytes(token)` wrote. Raises OptionError for anything else."""
+        try:
+            version, gen, lsn = _TOKEN.unpack_from(raw)
+            site = SiteId(bytes(raw[_TOKEN.size :]).decode("ascii"))
+        except (struct.error, UnicodeDecodeError, TypeError):
+            version, gen, lsn, site = 0, 0, 0, SiteId("")
+        if version != _TOKEN_VERSION or not 1 <= len(site) <= 32:
+            raise OptionError("these bytes are no commit token: use bytes(token) of a CommitResult")
+        return cls(gen, lsn, site)
+
+
+class CommitResult(NamedTuple):
+    """What a commit achieved when it returned."""
+
+    token: CommitToken | None
+    """None for a transaction that changed nothing."""
+    perm: bool
+    """Whether it is permanent: held by a majority of the voters, never rolled back."""
+    acked: tuple[SiteId, ...]
+    """The sites that were known to hold it durably, this master included."""
+    durable: str
+    """What "hold" means in this group: "sync", or "process" (survives kill -9, not an OS crash)."""
+
+
+class Batch:
+    """Writes that happen together or not at all, in order, at whichever site is master.
+
+    `db` names a database; None is the main one. A database must exist. Reusable, not thread-safe.
+    """
+
+    __slots__ = ("nbytes", "ops")
+
+    PUT, DELETE, DELETE_RANGE, EXPECT = 1, 2, 3, 4
+
+    def __init__(self) -> None:
+        self.ops: list[tuple[int, bytes | None, bytes, bytes | None]] = []
+        self.nbytes = 0
+        """Bytes of keys and values, for comparison with the record limit."""
+
+    def put(self, key: bytes, value: bytes, db: bytes | None = None) -> "Batch":
+        """Store a pair, replacing the value if the key is there."""
+        return self._add(self.PUT, db, key, value)
+
+    def delete(self, key: bytes, db: bytes | None = None) -> "Batch":
+        """Remove a key, if it is there."""
+        return self._add(self.DELETE, db, key, None)
+
+    def delete_range(self, start: bytes, stop: bytes | None, db: bytes | None = None) -> "Batch":
+        """Remove every key from `start` up to, not including, `stop`; None: to the end."""
+        return self._add(self.DELETE_RANGE, db, start, stop)
+
+    def expect(self, key: bytes, value: bytes | None, db: bytes | None = None) -> "Batch":
+        """Apply the batch only if the key's value is `value` here (None: absent); else ConflictError."""
+        return self._add(self.EXPECT, db, key, value)
+
+    def _add(self, op: int, db: bytes | None, key: bytes, value: bytes | None) -> "Batch":
+        for what, given in (("key", key), ("value", value), ("db", db)):
+            if given is not None and not isinstance(given, (bytes, bytearray, memoryview)):
+                raise TypeError(f"{what} must be bytes, not {type(given).__name__}")
+        self.ops.append((op, None if db is None else bytes(db), bytes(key), None if value is None else bytes(value)))
+        self.nbytes += len(key) + (len(value) if value is not None else 0)
+        return self
+
+    def __len__(self) -> int:
+        return len(self.ops)
