@@ -1,0 +1,1 @@
+"""The simulator: whole groups in one thread, in virtual time, from a seed."""
