@@ -171,7 +171,7 @@ def decode_txns(payload: bytes) -> list[Txn]:
             for op in ops:
                 if op[0] not in _OP_SHAPES[tuple(map(type, op))]:
                     raise Wrong("operation with another's operands")
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, LookupError) as error:
         raise ProtocolError(f"the transactions of a COMMIT record cannot be read: {error}") from None
     return txns
 
@@ -241,7 +241,7 @@ def decode_batch(payload: bytes) -> Batch:
             batch.nbytes += len(op[2]) + (len(op[3]) if op[3] is not None else 0)
         if unpacker.tell() != len(payload):
             raise Wrong("cut short")
-    except (*_UNDECODABLE, KeyError) as error:
+    except (*_UNDECODABLE, LookupError) as error:
         raise ProtocolError(f"the batch cannot be read: {type(error).__name__} {error}"[:200]) from None
     return batch
 
