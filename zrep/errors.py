@@ -121,6 +121,14 @@ class StorageError(ZrepError):
     """The disk does not hold what it must: the message names the file; the site stops."""
 
 
+class DamagedLogError(StorageError):
+    """The log lost or changed what was durable, at `lsn`: this site lost trust and must join anew (R4)."""
+
+    def __init__(self, message: str, lsn: Lsn = 0) -> None:
+        super().__init__(message)
+        self.lsn = lsn
+
+
 class DiskFullError(ZrepError, lmdb.DiskError):
     """No space left: nothing was lost, writes are refused until there is space again."""
 
@@ -133,7 +141,7 @@ class InvariantError(ZrepError):
     """A promise about data would be broken: the site stops before anything leaves it. Please report it."""
 
 
-def invariant(condition: object, promise: str, **values: object) -> None:
+def invariant(condition: object, promise: str, /, **values: object) -> None:
     """Stop the site unless a promise about data holds. Stays on in production."""
     if not condition:
         facts = " ".join(f"{name}={value!r}" for name, value in values.items())

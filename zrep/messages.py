@@ -186,6 +186,8 @@ class Vote2(NamedTuple):
 
     egen: Egen
     candidate: SiteId
+    campaign: Incarnation
+    """The candidate's incarnation: a vote answers one campaign of one run of it."""
 
 
 class Higher(NamedTuple):

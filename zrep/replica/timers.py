@@ -1,0 +1,66 @@
+"""Deadlines by name, and the doubling pause between repeats of a request."""
+
+from zrep.ids import Nanoseconds
+
+DETECTION = frozenset({"silence", "election"})
+"""Timers that conclude something from silence. They fire only when the inbox has been empty once since
+they were due: after a pause, what arrived meanwhile is heard before anybody is declared dead."""
+
+
+class Timers:
+    """Named deadlines. Setting a name again moves it."""
+
+    __slots__ = ("_at",)
+
+    def __init__(self) -> None:
+        self._at: dict[str, Nanoseconds] = {}
+
+    def set(self, name: str, at: Nanoseconds) -> None:
+        self._at[name] = at
+
+    def clear(self, name: str) -> None:
+        self._at.pop(name, None)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._at
+
+    def at(self, name: str) -> Nanoseconds | None:
+        return self._at.get(name)
+
+    @property
+    def deadline(self) -> Nanoseconds | None:
+        """When the next timer is due."""
+        return min(self._at.values(), default=None)
+
+    def take_due(self, now: Nanoseconds, drained: bool) -> list[str]:
+        """Remove and return the names that are due, in the order they fell due."""
+        due = [(at, name) for name, at in self._at.items() if at <= now and (drained or name not in DETECTION)]
+        due.sort()
+        for _, name in due:
+            del self._at[name]
+        return [name for _, name in due]
+
+
+class Backoff:
+    """Pauses that double from `shortest` to `longest`."""
+
+    __slots__ = ("_longest", "_next", "_shortest")
+
+    def __init__(self, shortest: Nanoseconds, longest: Nanoseconds) -> None:
+        self._shortest = shortest
+        self._longest = longest
+        self._next = shortest
+
+    def reset(self) -> None:
+        self._next = self._shortest
+
+    def pause(self) -> Nanoseconds:
+        """Return the next pause."""
+        pause = self._next
+        self._next = min(2 * pause, self._longest)
+        return pause
+
+    @property
+    def fresh(self) -> bool:
+        """Whether no pause was taken since the last reset."""
+        return self._next == self._shortest
