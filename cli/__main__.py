@@ -1,0 +1,5 @@
+"""`python -m zrep_cli` is `zrep`."""
+
+from .main import main
+
+main()

@@ -1,0 +1,68 @@
+"""How results are shown: tables for people, lines for pipes, JSON for programs.
+
+Keys and values are bytes. On the way in an argument's exact bytes are taken; on the way out they are
+written as they are, except in tables and JSON, where what is not UTF-8 is escaped.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def from_argument(text: str) -> bytes:
+    """Return the bytes that were typed."""
+    return os.fsencode(text)
+
+
+def readable(raw: bytes) -> str:
+    """Return bytes as text; what is not UTF-8 becomes `\\xNN`."""
+    return raw.decode("utf-8", "backslashreplace")
+
+
+def jsonable(raw: bytes | None) -> str | dict[str, str] | None:
+    """Return bytes as JSON can hold them: a string if they are UTF-8, else {"hex": "…"}."""
+    if raw is None:
+        return None
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return {"hex": raw.hex()}
+
+
+def show_json(value: Any) -> None:
+    """Print one JSON value on one line."""
+    print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
+def show_bytes(*parts: bytes) -> None:
+    """Print a line of exact bytes, parts separated by tabs."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(b"\t".join(parts) + b"\n")
+
+
+def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], alarms: Iterable[int] = ()) -> None:
+    """Print rows: a table on a terminal, where the rows numbered in `alarms` are red; else aligned lines."""
+    texts = [[str(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        _rich_table(columns, texts, set(alarms))
+        return
+    widths = [max(map(len, column)) for column in zip(columns, *texts, strict=True)]
+    for line in (columns, *texts):
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _rich_table(columns: Sequence[str], texts: list[list[str]], alarms: set[int]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns)
+    for number, row in enumerate(texts):
+        table.add_row(*map(Text, row), style="red" if number in alarms else None)
+    Console().print(table)
