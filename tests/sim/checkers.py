@@ -1,0 +1,324 @@
+"""The invariants of protocol §12, checked from outside the sites after everything they do.
+
+Nothing here trusts a site's opinion of what is permanent. `Truth` computes that from what the disks of
+a majority hold; the sites' own claims, in public state, in messages and in answers, are held against it.
+Every check is incremental: it looks at what has just changed.
+"""
+
+from bisect import bisect_left
+from collections import Counter
+from typing import TYPE_CHECKING, NoReturn
+
+from zrep import codec
+from zrep.ids import Egen, Gen, Incarnation, Lsn, Position, SiteId, majority
+from zrep.messages import Message, Type
+from zrep.records import Config, Kind, Record
+from zrep.replica.replica import Replica, Role
+
+if TYPE_CHECKING:
+    from tests.sim.host import Host, Submitted
+
+
+class Violation(AssertionError):
+    """A promise was broken; the message says which and by whom."""
+
+
+def violated(promise: str, /, **facts: object) -> NoReturn:
+    raise Violation(f"{promise} ({' '.join(f'{name}={value!r}' for name, value in facts.items())})")
+
+
+class Truth:
+    """The one sequence of permanent records, from the durable facts alone.
+
+    A record of gen G is permanent once a majority of the voters has had it on disk while the promise on
+    the same disk was G: such a voter refuses everything older, and votes for nobody who lacks it.
+    """
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.lsn_by_payload: dict[bytes, Lsn] = {}
+        self._held: dict[Gen, dict[SiteId, Lsn]] = {}
+
+    @property
+    def end(self) -> Lsn:
+        return len(self.records)
+
+    def chain(self, lsn: Lsn) -> int:
+        return self.records[lsn - 1].chain if lsn else 0
+
+    def held(self, host: "Host", last: Record, voters: tuple[SiteId, ...]) -> bool:
+        """Take in that a disk holds `last`, of the promised gen; tell whether more is permanent now."""
+        held = self._held.setdefault(last.gen, {})
+        held[host.site] = max(last.lsn, held.get(host.site, 0))
+        counted = sorted(held.get(site, 0) for site in voters)
+        permanent = counted[len(counted) - majority(len(counted))] if counted else 0
+        if permanent <= self.end:
+            return False
+        self._extend(host, permanent)
+        return True
+
+    def _extend(self, host: "Host", lsn: Lsn) -> None:
+        log = host.disk.log
+        if log.chain(self.end) != self.chain(self.end):
+            violated("I3: there is one true sequence", site=host.site, lsn=self.end)
+        while self.end < lsn:
+            for record in log.read(self.end + 1, lsn, 1 << 20):
+                self.records.append(record)
+                if record.kind is Kind.COMMIT:
+                    if record.payload in self.lsn_by_payload:
+                        violated("I11: a request takes effect once", payload=record.payload, lsn=record.lsn)
+                    self.lsn_by_payload[record.payload] = record.lsn
+
+
+class Seen:
+    """What a site's process showed last."""
+
+    __slots__ = ("configs", "gen", "perm", "promise")
+
+    def __init__(self) -> None:
+        self.perm: Lsn = 0
+        self.gen: Gen = 0
+        """The gen of its latest reign."""
+        self.promise: Egen = 0
+        self.configs: list[tuple[Lsn, Config]] = []
+        """The configurations in its log, the one in force last."""
+
+
+class Checkers:
+    """All checks of one world, and counts of the interesting things that happened in it."""
+
+    def __init__(self) -> None:
+        self.hosts: list[Host] = []
+        self.truth = Truth()
+        self.counts: Counter[str] = Counter()
+        self._seen: dict[SiteId, Seen] = {}
+        self._chains: dict[Position, int] = {}
+        self._masters: dict[Gen, tuple[SiteId, Incarnation]] = {}
+        self._reigning: dict[Gen, SiteId] = {}
+        """Whose log has the configuration that a gen's records are counted in."""
+        self._votes: dict[tuple[SiteId, Egen], SiteId] = {}
+        self._counted: dict[tuple[SiteId, Egen], set[SiteId]] = {}
+        self._proposed: dict[Egen, SiteId] = {}
+        self._digests: dict[Lsn, int] = {}
+
+    def add(self, host: "Host") -> None:
+        self.hosts.append(host)
+        self._seen[host.site] = Seen()
+        for record in host.disk.log.read(1, host.disk.log.tip.lsn, 1 << 30):
+            self.appended(host, record)
+        self.flushed(host)
+
+    def voters(self, site: SiteId) -> tuple[SiteId, ...]:
+        """Return the voters of the configuration in force in a site's log."""
+        configs = self._seen[site].configs
+        return configs[-1][1].voters if configs else ()
+
+    # A process's life.
+
+    def killed(self, host: "Host") -> None:
+        """A crash may have taken records from the log, or given some back that were being cut."""
+        records = host.disk.log.read(1, host.disk.log.tip.lsn, 1 << 30)
+        configs = [
+            (record.lsn, codec.decode_config(record.payload)) for record in records if record.kind is Kind.CONFIG
+        ]
+        self._seen[host.site].configs = configs
+
+    def booted(self, host: "Host") -> None:
+        seen = self._seen[host.site]
+        seen.perm = host.process.perm
+        seen.gen = 0
+        if host.disk.saved.promise < seen.promise:
+            violated("I6: the durable promise never decreases", site=host.site, promise=host.disk.saved.promise)
+        self._perm(host, host.process)
+        self._truth(host)
+
+    def turned(self, host: "Host") -> None:
+        """Check a site's public state after a turn."""
+        replica, seen = host.process, self._seen[host.site]
+        if replica.perm != seen.perm:
+            if replica.perm < seen.perm:
+                violated("I9: perm never decreases", site=host.site, perm=replica.perm, before=seen.perm)
+            self._perm(host, replica)
+            seen.perm = replica.perm
+        if replica.role is Role.MASTER and replica.gen != seen.gen:
+            seen.gen = replica.gen
+            self._reign(host, replica)
+
+    def _perm(self, host: "Host", replica: Replica) -> None:
+        """I3, I9, I10, I12: perm is within the durable log, and that is the truth up to perm."""
+        perm, log, truth = replica.perm, host.disk.log, self.truth
+        if perm > log.durable:
+            violated("I9: perm is durable", site=host.site, perm=perm, durable=log.durable)
+        if perm > truth.end:
+            violated("I10: what is permanent is durable at a majority", site=host.site, perm=perm, truth=truth.end)
+        if log.chain(perm) != truth.chain(perm):
+            violated("I3: every log up to its perm is the one true sequence", site=host.site, perm=perm)
+        if replica.role is Role.MASTER and perm > self._seen[host.site].perm:
+            record = host.disk.record(perm)
+            if record is None or record.gen != replica.gen:
+                violated("I12: permanence is counted on own-gen records", site=host.site, perm=perm, gen=replica.gen)
+
+    def _reign(self, host: "Host", replica: Replica) -> None:
+        """I1, I4: nobody else reigns in this gen, and nothing permanent is missing."""
+        self._speaks_for(replica.gen, host.site, host.incarnation)
+        if replica.gen > host.disk.saved.promise:
+            violated("I6: a master's gen is promised", site=host.site, gen=replica.gen)
+        self._contains_truth(host)
+        self.counts["reigns"] += 1
+        if any(other.reigns for other in self.hosts if other is not host):
+            self.counts["two masters alive at once"] += 1
+
+    def _speaks_for(self, gen: Gen, site: SiteId, incarnation: Incarnation) -> None:
+        master = self._masters.setdefault(gen, (site, incarnation))
+        if master != (site, incarnation):
+            violated("I1: one master per gen", gen=gen, first=master[0], second=site)
+
+    def _contains_truth(self, host: "Host") -> None:
+        """A master's log contains what earlier gens made permanent, though a later one may reign already."""
+        gen = host.process.gen
+        lsn = bisect_left(self.truth.records, gen, key=lambda record: record.gen)
+        if host.disk.log.chain(lsn) != self.truth.chain(lsn):
+            violated("I4: a new master's log contains all that is permanent", site=host.site, gen=gen, truth=lsn)
+
+    # The log and the disk.
+
+    def appended(self, host: "Host", record: Record) -> None:
+        """I5, I13, as a record enters a log."""
+        if self._chains.setdefault(record.position, record.chain) != record.chain:
+            violated("I5: equal (gen, lsn) means equal chain", site=host.site, position=record.position)
+        if record.kind is Kind.REIGN:
+            self._reigning.setdefault(record.gen, host.site)
+        elif record.kind is Kind.CONFIG:
+            self._config(host, record)
+
+    def _config(self, host: "Host", record: Record) -> None:
+        new = codec.decode_config(record.payload)
+        configs = self._seen[host.site].configs
+        if configs:
+            before, old = configs[-1]
+            changed = sorted(set(old.voters) ^ set(new.voters))
+            if len(changed) > 1:
+                violated("I13: consecutive configurations differ by one voter", site=host.site, changed=changed)
+            if before > self.truth.end:
+                violated("I13: one unpermanent configuration per log", site=host.site, first=before, second=record.lsn)
+        configs.append((record.lsn, new))
+
+    def cutting(self, host: "Host", lsn: Lsn) -> None:
+        """I8: no cut at or below perm; and nothing that is permanent, known to be so or not."""
+        self.counts["tail cuts"] += 1
+        replica, truth = host.replica, self.truth
+        if replica is not None and lsn < replica.perm:
+            violated("I8: no cut at or below perm", site=host.site, lsn=lsn, perm=replica.perm)
+        if lsn < truth.end and host.disk.log.chain(lsn + 1) == truth.chain(lsn + 1):
+            violated("I8: nothing permanent is cut", site=host.site, lsn=lsn, truth=truth.end)
+        configs = self._seen[host.site].configs
+        while configs and configs[-1][0] > lsn:
+            configs.pop()
+
+    def flushed(self, host: "Host") -> None:
+        """A log was flushed: more may be permanent."""
+        self._truth(host)
+
+    def saved(self, host: "Host") -> None:
+        """I2, I6, as a meta file is saved."""
+        meta, seen = host.disk.saved, self._seen[host.site]
+        if meta.promise < seen.promise:
+            violated(
+                "I6: the durable promise never decreases", site=host.site, promise=meta.promise, before=seen.promise
+            )
+        seen.promise = meta.promise
+        if meta.vote:
+            self._votes_for(host.site, meta.promise, meta.vote)
+        self._truth(host)
+
+    def _votes_for(self, site: SiteId, egen: Egen, candidate: SiteId) -> None:
+        if self._votes.setdefault((site, egen), candidate) != candidate:
+            violated("I2: one vote per egen", site=site, egen=egen, candidate=candidate)
+
+    def _truth(self, host: "Host") -> None:
+        """A disk changed: more may be permanent, and then every later master must have it."""
+        last = host.disk.record(host.disk.log.durable)
+        if last is None or last.gen not in self._reigning or last.gen != host.disk.saved.promise:
+            return
+        if last.lsn <= self.truth.end:
+            return
+        if self.truth.held(host, last, self.voters(self._reigning[last.gen])):
+            for other in self.hosts:
+                if other.reigns and other.process.gen > last.gen:
+                    self._contains_truth(other)
+
+    def applied(self, host: "Host") -> None:
+        """I17: equal applied LSN, equal digest."""
+        lsn, digest = host.disk.store.applied.tip.lsn, host.disk.store.digest
+        if lsn > host.process.perm:
+            violated("I17: only what is permanent is applied", site=host.site, applied=lsn, perm=host.process.perm)
+        if self._digests.setdefault(lsn, digest) != digest:
+            violated("I17: equal applied LSN, equal digest", site=host.site, applied=lsn)
+
+    # What leaves a site, and what reaches it.
+
+    def leaves(self, host: "Host", message: Message) -> None:
+        """Check what a message claims against its sender's disk."""
+        kind, fields, gen = message.type, message.fields, message.gen
+        meta = host.disk.saved
+        if gen > meta.promise:
+            violated(
+                "I6: no message leaves with a gen above the durable promise", message=message, promise=meta.promise
+            )
+        if kind is Type.ACK:
+            if message.lsn > host.disk.log.durable or gen < meta.promise:
+                violated("I7: an ack is durable and of the promised gen", message=message, meta=meta)
+            self.counts["acks"] += 1
+        elif kind is Type.VOTE2:
+            if (fields.egen, fields.candidate) != (meta.promise, meta.vote):
+                violated("R2: a vote is durable before it leaves", message=message, meta=meta)
+            self._votes_for(host.site, fields.egen, fields.candidate)
+        elif kind is Type.HEARTBEAT or kind is Type.NEWMASTER or (kind is Type.LOG and message.to is None):
+            self._speaks_for(gen, message.sender, message.incarnation)
+            if fields.perm > self.truth.end:
+                violated("I10: what is called permanent is", message=message, truth=self.truth.end)
+        elif kind is Type.HIGHER:
+            self.counts["HIGHER answered"] += 1
+            if fields.promise > meta.promise:
+                violated("R2: a promise is durable before it is told", message=message, meta=meta)
+        elif kind is Type.VOTE1:
+            self.counts["pre-votes"] += 1
+            if self._proposed.setdefault(fields.egen, message.sender) != message.sender:
+                self.counts["contested elections"] += 1
+        else:
+            self.counts[kind.name] += 1
+
+    def arrives(self, host: "Host", message: Message) -> None:
+        """Count the wins that R6 voids: a majority's votes for an egen that is no longer promised."""
+        if message.type is Type.VOTE2 and message.fields.candidate == host.site and host.replica is not None:
+            egen = message.fields.egen
+            votes = self._counted.setdefault((host.site, egen), set())
+            votes.add(message.sender)
+            saved = host.disk.saved
+            own = saved.promise == egen and saved.vote == host.site
+            if len(votes) + own == majority(len(self.voters(host.site))) and saved.promise > egen:
+                self.counts["wins voided by R6"] += 1
+
+    def acknowledged(self, host: "Host", done: "Submitted") -> None:
+        """I11: what a writer was told is permanent is in the true sequence."""
+        self.counts["acknowledged"] += 1
+        if self.truth.lsn_by_payload.get(done.payload) != done.lsn:
+            violated("I11: acknowledged means in the true sequence", site=host.site, record=done)
+
+    # The end.
+
+    def sweep(self) -> None:
+        """Check everything once more, from the beginning, on the disks as they are."""
+        truth = self.truth
+        for host in self.hosts:
+            if host.replica is not None:
+                self._perm(host, host.replica)
+        if truth.end:
+            holding = [host.site for host in self.hosts if self._holds(host)]
+            voters = self.voters(self._reigning[truth.records[-1].gen])
+            if len([site for site in voters if site in holding]) < majority(len(voters)):
+                violated("I10: every permanent record is durable at a majority", holding=holding, truth=truth.end)
+
+    def _holds(self, host: "Host") -> bool:
+        log = host.disk.log
+        return log.durable >= self.truth.end and log.chain(self.truth.end) == self.truth.chain(self.truth.end)

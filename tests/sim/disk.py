@@ -1,0 +1,89 @@
+"""A simulated computer's disk: the memory twins of log, meta file and store, watched, and slow.
+
+It decides what a crash leaves and how long a write takes. What may be written when is the host's part.
+"""
+
+from dataclasses import dataclass
+from random import Random
+from typing import Protocol
+
+from tests.sim.memory import MemoryLog, MemoryMeta, MemoryStore
+from zrep.ids import Lsn, Nanoseconds
+from zrep.options import MILLISECOND
+from zrep.ports import Meta
+from zrep.records import Record
+
+
+class Watcher(Protocol):
+    """Who wants to know what a site does to its log, as it does it."""
+
+    def appended(self, record: Record) -> None: ...
+
+    def cutting(self, lsn: Lsn) -> None: ...
+
+
+class WatchedLog(MemoryLog):
+    """A MemoryLog that reports every append and cut."""
+
+    __slots__ = ("_watcher",)
+
+    def __init__(self, log: MemoryLog, watcher: Watcher) -> None:
+        super().__init__(log._base, log._records)
+        self._watcher = watcher
+
+    def append(self, record: Record) -> None:
+        super().append(record)
+        self._watcher.appended(record)
+
+    def cut(self, lsn: Lsn) -> None:
+        self._watcher.cutting(lsn)
+        super().cut(lsn)
+
+
+@dataclass(slots=True)
+class Speed:
+    """How long a flush takes."""
+
+    flush_ns: Nanoseconds = MILLISECOND // 10
+    jitter_ns: Nanoseconds = MILLISECOND // 5
+
+    def draw(self, rng: Random) -> Nanoseconds:
+        return self.flush_ns + int(rng.random() * self.jitter_ns)
+
+
+class Disk:
+    """What survives a crash of the process that writes to it."""
+
+    def __init__(self, watcher: Watcher, meta: Meta, records: tuple[Record, ...], rng: Random) -> None:
+        self.watcher = watcher
+        self.rng = rng
+        self.speed = Speed()
+        self.log = WatchedLog(MemoryLog(records=records), watcher)
+        self.meta = MemoryMeta(meta)
+        self.store = MemoryStore()
+        self.store.apply(records)
+        self.writing: Meta | None = None
+        """A meta file that is being written: after a crash it is either the old one or this."""
+
+    @property
+    def saved(self) -> Meta:
+        """The meta that a crash now would leave."""
+        meta = self.meta.load()
+        assert meta is not None
+        return meta
+
+    def save(self, meta: Meta) -> None:
+        self.meta.save(meta)
+        self.writing = None
+
+    def crash(self) -> None:
+        """Leave what was flushed, and a random part of what was not."""
+        if self.writing is not None and self.rng.random() < 0.5:
+            self.meta.save(self.writing)
+        self.writing = None
+        self.log = WatchedLog(self.log.crash(self.rng), self.watcher)
+        self.store = self.store.crash(self.rng)
+
+    def record(self, lsn: Lsn) -> Record | None:
+        """Return the record at `lsn`, buffered or flushed; None when there is none or it is trimmed."""
+        return next(iter(self.log.read(lsn, lsn, 1)), None)

@@ -1,0 +1,364 @@
+"""A seed: random options, random faults aimed at roles, writers; then healing, and life demanded (I21).
+
+*Swarm*: each seed switches each kind of fault on with probability one half, so that some seeds see one
+kind alone and in excess. The first phase demands safety only. Then everything heals, a random majority
+at least comes back, and the group must elect, catch up and make a new write permanent in bounded time.
+"""
+
+import gc
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+from tests.sim.checkers import Violation, violated
+from tests.sim.disk import Speed
+from tests.sim.host import Host
+from tests.sim.network import Faults
+from tests.sim.world import World
+from zrep.errors import ZrepError
+from zrep.ids import Nanoseconds, SiteId, majority
+from zrep.messages import Type
+from zrep.options import KIB, MILLISECOND, Options
+
+KINDS = (
+    "crash",
+    "partition",
+    "reset",
+    "pause",
+    "loss",
+    "duplicate",
+    "reorder",
+    "ghost",
+    "echo",
+    "slow disk",
+    "slow network",
+    "small queue",
+    "clocks",
+    "lazy engine",
+    "lagging store",
+    "priorities",
+)
+"""The kinds of fault, each on or off for a whole seed."""
+
+SHAPES = ("majority", "isolate", "deaf", "mute", "bridge", "single link", "ring", "chain", "flapping")
+"""The shapes of a partition. A deaf site hears nobody, a mute one is heard by nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a seed."""
+
+    seed: int
+    steps: int
+    simulated_ns: Nanoseconds
+    digest: str
+    counts: Counter[str]
+
+
+class Failed(Exception):
+    """A seed broke a promise. The message has the line that repeats it and the tail of the trace."""
+
+
+def run_seed(seed: int, nsites: int | None = None, events: int = 2000, check_codec: bool | None = None) -> Outcome:
+    """Run one seed. Raises Failed, with the trace, when a promise is broken."""
+    swarm = Swarm(seed, nsites, seed % 10 == 0 if check_codec is None else check_codec)
+    gc.disable()
+    try:
+        swarm.run(events)
+    except (Violation, ZrepError, AssertionError, LookupError, TypeError, ValueError, AttributeError) as error:
+        again = f"python -m tests.sim {seed} --events {events}" + (f" --sites {nsites}" if nsites else "")
+        lines = [f"seed {seed}: {type(error).__name__}: {error}", f"repeat it with: {again} --trace"]
+        raise Failed("\n".join(lines + swarm.world.trace.tail())) from error
+    finally:
+        gc.enable()
+    world = swarm.world
+    return Outcome(seed, world.steps, world.now, world.trace.digest, world.checkers.counts)
+
+
+class Swarm:
+    """The world of one seed, and who troubles it."""
+
+    def __init__(self, seed: int, nsites: int | None, check_codec: bool) -> None:
+        self.world = World(seed, check_codec)
+        self._plan = self.world.stream("plan")
+        self._nemesis = self.world.stream("nemesis")
+        self._load = self.world.stream("load")
+        self._written = 0
+        self._troubled = True
+        draw = self._plan.random
+        self.kinds = {kind for kind in KINDS if draw() < 0.5}
+        self.options = self._draw_options()
+        sites = [SiteId(name) for name in "abcdefg"[: nsites or self._plan.choice((3, 3, 3, 5))]]
+        priorities = [self._plan.choice((0, 50, 100, 100)) for _ in sites] if "priorities" in self.kinds else []
+        if priorities and sum(priority > 0 for priority in priorities) < 2:
+            priorities[:2] = [100, 100]
+        self.hosts = self.world.add_group(sites, self.options, priorities)
+
+    def run(self, events: int) -> None:
+        """Trouble the group for `events` events, then heal it and demand life."""
+        world = self.world
+        for host in self.hosts:
+            self._trouble(host)
+            world.boot(host.site)
+        world.network.faults = self._draw_faults()
+        world.after(0, self._write)
+        world.after(self._pause(), self._strike)
+        world.run_until(1 << 62, events)
+        self._troubled = False
+        Recovery(self).demand()
+        world.checkers.sweep()
+
+    # What differs from seed to seed.
+
+    def _draw_options(self) -> Options:
+        choice = self._plan.choice
+        heartbeat = choice((10, 20, 40))
+        election = heartbeat * choice((4, 6, 10))
+        return Options(
+            heartbeat_ms=heartbeat,
+            election_timeout_ms=election,
+            quorum_timeout_ms=choice((election, 2 * election)),
+            request_min_ms=choice((2, 5, 20)),
+            request_max_ms=choice((20, 80, 320)),
+            bulk_bytes=choice((4 * KIB, 1024 * KIB)),
+            limit_bytes=choice((4 * KIB, 8 * KIB, 10240 * KIB)),
+        )
+
+    def _draw_faults(self) -> Faults:
+        kinds, draw = self.kinds, self._plan.random
+        faults = Faults()
+        if "slow network" in kinds:
+            faults.delay_ns = self._plan.choice((2, 5, 10)) * MILLISECOND
+            faults.jitter_ns = self._plan.choice((1, 5, 20)) * MILLISECOND
+        faults.loss = 0.1 * draw() if "loss" in kinds else 0.0
+        faults.duplicate = 0.1 * draw() if "duplicate" in kinds else 0.0
+        faults.reorder = 0.2 * draw() if "reorder" in kinds else 0.0
+        faults.ghost = 0.05 * draw() if "ghost" in kinds else 0.0
+        faults.echo = 0.05 * draw() if "echo" in kinds else 0.0
+        faults.capacity = self._plan.choice((2, 4, 8)) if "small queue" in kinds else 1000
+        return faults
+
+    def _trouble(self, host: Host) -> None:
+        draw = self._plan.random
+        if "slow disk" in self.kinds and draw() < 0.4:
+            host.disk.speed = Speed(self._plan.choice((2, 10, 50)) * MILLISECOND, 5 * MILLISECOND)
+        if "clocks" in self.kinds:
+            host.clock.offset_ns = self._plan.randrange(10**15)
+            host.clock.ppm = self._plan.choice((-50_000, -1000, 0, 1000, 50_000))
+        if "lazy engine" in self.kinds:
+            host.lazy_ns = self._plan.choice((1, 3)) * MILLISECOND
+        if "lagging store" in self.kinds:
+            host.lag = 0.5
+
+    # Writers.
+
+    def _write(self) -> None:
+        """Hand a unique payload to whoever believes to be master, sometimes to two of them."""
+        for host in self.world.masters:
+            if self._load.random() < 0.9:
+                self._written += 1
+                size = 1500 if self._load.random() < 0.05 else 0
+                host.put("submit", b"w%d" % self._written + bytes(size))
+        if self._troubled:
+            self.world.after(self._load.randrange(1, 20) * MILLISECOND, self._write)
+
+    def write_once(self, host: Host) -> bytes:
+        """Submit one payload and return it."""
+        self._written += 1
+        payload = b"w%d" % self._written
+        host.put("submit", payload)
+        return payload
+
+    # The nemesis.
+
+    def _pause(self) -> Nanoseconds:
+        return self._nemesis.randrange(5, 40 + 2 * self.options.election_timeout_ms) * MILLISECOND
+
+    def _strike(self) -> None:
+        """Do something bad, if this seed has anything bad to do, and plan the next."""
+        if not self._troubled:
+            return
+        blows: dict[str, Callable[[], None]] = {
+            "crash": self._crash,
+            "partition": self._part,
+            "reset": self._reset,
+            "pause": self._stop,
+        }
+        chosen = [kind for kind in blows if kind in self.kinds]
+        if chosen:
+            blows[self._nemesis.choice(chosen)]()
+        self.world.after(self._pause(), self._strike)
+
+    def _victim(self) -> Host:
+        """Aim at a role half of the time: a master, a candidate, the most up-to-date client."""
+        rng, hosts = self._nemesis, self.hosts
+        if rng.random() < 0.5:
+            return rng.choice(hosts)
+        aim = rng.choice(("master", "candidate", "best client"))
+        running = [host for host in hosts if host.replica is not None]
+        masters = [host for host in running if host.reigns]
+        clients = [host for host in running if not host.reigns]
+        if aim == "master" and masters:
+            return rng.choice(masters)
+        if aim == "candidate" and clients:
+            return max(clients, key=lambda host: (host.disk.saved.promise, host.site))
+        if clients:
+            return max(clients, key=lambda host: (host.disk.log.tip.position, host.site))
+        return rng.choice(hosts)
+
+    def _crash(self) -> None:
+        victim = self._victim()
+        if victim.replica is None:
+            return
+        self.world.kill(victim.site)
+        self.world.after(self._outage(), self.world.boot, victim.site)
+
+    def _outage(self) -> Nanoseconds:
+        longest = self._nemesis.choice((20, self.options.election_timeout_ms, 4 * self.options.election_timeout_ms))
+        return self._nemesis.randrange(5, longest) * MILLISECOND
+
+    def _stop(self) -> None:
+        self.world.pause(self._victim().site, self._outage())
+
+    def _reset(self) -> None:
+        victim = self._victim().site
+        peer = self._nemesis.choice([host.site for host in self.hosts if host.site != victim])
+        self.world.trace.note(self.world.now, victim, "connection reset to", peer)
+        self.world.network.reset(victim, peer)
+
+    def _part(self) -> None:
+        rng = self._nemesis
+        shape = rng.choice(SHAPES)
+        cuts = shape_cuts(shape, [host.site for host in self.hosts], self._victim().site, rng)
+        self._cut(shape, cuts)
+        self.world.after(self._outage(), self._heal, cuts, rng.randrange(1, 5) if shape == "flapping" else 0)
+
+    def _cut(self, shape: str, cuts: list[tuple[SiteId, SiteId]]) -> None:
+        told = " ".join(f"{src}>{dst}" for src, dst in cuts)
+        self.world.trace.note(self.world.now, SiteId("net"), f"cut ({shape})", told)
+        for src, dst in cuts:
+            self.world.network.cut(src, dst)
+
+    def _heal(self, cuts: list[tuple[SiteId, SiteId]], again: int) -> None:
+        if not self._troubled:
+            return
+        self.world.trace.note(self.world.now, SiteId("net"), "healed")
+        for src, dst in cuts:
+            self.world.network.heal(src, dst)
+        if again:
+            flap = self._nemesis.randrange(10, 100) * MILLISECOND
+            self.world.after(flap, self._cut, "flapping", cuts)
+            self.world.after(2 * flap, self._heal, cuts, again - 1)
+
+
+def shape_cuts(shape: str, sites: list[SiteId], victim: SiteId, rng: Random) -> list[tuple[SiteId, SiteId]]:
+    """Return the directed cuts that make a partition of that shape around `victim`."""
+    others = [site for site in sites if site != victim]
+    rng.shuffle(others)
+    order = [victim, *others]
+    size = len(sites)
+
+    def apart(some: list[SiteId], rest: list[SiteId]) -> list[tuple[SiteId, SiteId]]:
+        return [cut for a in some for b in rest for cut in ((a, b), (b, a))]
+
+    def keep(kept: list[tuple[SiteId, SiteId]]) -> list[tuple[SiteId, SiteId]]:
+        return [(a, b) for a in sites for b in sites if a != b and (a, b) not in kept and (b, a) not in kept]
+
+    if shape == "majority":
+        minority = order[: size - majority(size)]
+        return apart(minority, order[len(minority) :])
+    if shape == "deaf":
+        return [(other, victim) for other in others]
+    if shape == "mute":
+        return [(victim, other) for other in others]
+    if shape == "bridge":
+        half = (size - 1) // 2
+        return apart(others[:half], others[half:])
+    if shape == "single link":
+        return apart([victim], others[:1])
+    if shape == "ring":
+        return keep([(order[i], order[(i + 1) % size]) for i in range(size)])
+    if shape == "chain":
+        return keep([(order[i], order[i + 1]) for i in range(size - 1)])
+    return apart([victim], others)
+
+
+class Recovery:
+    """The second phase: faults end, a majority at least returns, and I21 is demanded of it."""
+
+    def __init__(self, swarm: Swarm) -> None:
+        self._swarm = swarm
+        self._world = swarm.world
+        self._timeout = swarm.options.election_timeout_ms * MILLISECOND
+        rng = swarm.world.stream("recovery")
+        back = rng.randrange(majority(len(swarm.hosts)), len(swarm.hosts) + 1)
+        order = rng.sample(swarm.hosts, len(swarm.hosts))
+        electable = next(index for index, host in enumerate(order) if host.priority > 0)
+        order.insert(0, order.pop(electable))
+        self._back = order[:back]
+        self._gone = order[back:]
+
+    def demand(self) -> None:
+        """Heal, then demand one master within 5 election timeouts, and all equal within 10 (I21)."""
+        self._heal()
+        self._within(5 * self._timeout, "I21: one master within 5 election timeouts", self._one_master)
+        written = self._swarm.write_once(self._world.masters[0])
+
+        def permanent_everywhere() -> bool:
+            end = self._world.checkers.truth.end
+            return written in self._world.checkers.truth.lsn_by_payload and all(
+                host.process.perm == end == host.disk.store.applied.tip.lsn for host in self._back
+            )
+
+        self._within(5 * self._timeout, "I21: a new write permanent and all equal", permanent_everywhere)
+        self._quiet()
+
+    def _heal(self) -> None:
+        world = self._world
+        world.trace.note(world.now, SiteId("net"), "all healed; back are", ",".join(host.site for host in self._back))
+        world.network.faults = Faults()
+        for host in self._gone:
+            if host.replica is not None:
+                world.kill(host.site)
+        world.run_until(world.now + 5 * MILLISECOND)
+        world.network.heal_all()
+        for host in self._back:
+            host.disk.speed = Speed()
+            host.lazy_ns = 0
+            host.lag = 0.0
+            world.boot(host.site)
+            world.resume(host.site, host.run)
+
+    def _one_master(self) -> bool:
+        masters = self._world.masters
+        return len(masters) == 1 and all(host.process.master == masters[0].site for host in self._back)
+
+    def _quiet(self) -> None:
+        """I22: an idle group exchanges heartbeats and their answers, and nothing else."""
+        world = self._world
+        start, before = world.now, Counter(world.checkers.counts)
+        world.run_until(start + 2 * self._timeout)
+        grown = world.checkers.counts - before
+        beats = 2 * self._timeout // (self._swarm.options.heartbeat_ms * MILLISECOND) + 2
+        for kind in Type:
+            if grown[kind.name] > beats and kind not in (Type.MASTER_REQ, Type.HELLO):
+                violated("I22: no exchange without progress", type=kind.name, messages=grown[kind.name], beats=beats)
+
+    def _within(self, duration: Nanoseconds, promise: str, reached: Callable[[], bool]) -> None:
+        world = self._world
+        last = world.now + duration
+        while not reached():
+            if world.now >= last:
+                sites = {host.site: self._status(host) for host in self._back}
+                violated(promise, waited_ms=duration // MILLISECOND, **sites)
+            world.run_until(min(last, world.now + MILLISECOND))
+
+    def _status(self, host: Host) -> str:
+        if host.replica is None:
+            return "down"
+        replica = host.replica
+        return (
+            f"{replica.role.value} of {replica.master} gen={replica.gen} promise={replica.promise}"
+            f" end={host.disk.log.tip.position} perm={replica.perm} applied={host.disk.store.applied.tip.lsn}"
+        )
