@@ -6,6 +6,8 @@ Until SYNC nothing is acknowledged, and live records wait in the inflow. Afterwa
 of the master's, and stays one: a record is appended only if it follows the tip (R14).
 """
 
+from collections.abc import Callable
+
 from zrep.events import Client, Diverged, DupMaster, JoinFailure, MasterFailure, NewMaster, StartupDone
 from zrep.ids import Gen, Incarnation, Lsn, Nanoseconds, Position, SiteId
 from zrep.messages import (
@@ -38,9 +40,10 @@ from zrep.replica.timers import Backoff
 class Following:
     """What this site, as a client, knows of the master's log and of its own agreement with it."""
 
-    def __init__(self, state: State, elections: Elections) -> None:
+    def __init__(self, state: State, elections: Elections, end_reign: Callable[[], None]) -> None:
         self.state = state
         self.elections = elections
+        self._end_reign = end_reign
         self.synced = False
         """Whether our log was found to be a prefix of the master's of `gen`."""
         self.startup_done = False
@@ -96,6 +99,7 @@ class Following:
         state = self.state
         if state.role is Role.CLIENT:
             return
+        self._end_reign()
         state.role = Role.CLIENT
         state.hears_master = False
         self._forget_reign()

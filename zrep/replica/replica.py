@@ -105,8 +105,8 @@ class Replica:
             priority=priority, endpoints=endpoints, publish=publish,
         )  # fmt: skip
         self.elections = Elections(self.state, self._win)
-        self.following = Following(self.state, self.elections)
         self.reigning = Reigning(self.state)
+        self.following = Following(self.state, self.elections, self.reigning.end)
         self.serving = Serving(self.state, self.following)
         self._joining: Join | None = None
         self._handlers: dict[Type, Callable[[Message, Any], Result]] = {
@@ -307,7 +307,7 @@ class Replica:
         state.now = now
         if deadline is None or deadline > now:
             return
-        for name in state.timers.take_due(now, drained):
+        while (name := state.timers.take_due(now, drained)) is not None:
             self._timer_handlers[name]()
 
     def send(self, to: SiteId | None, fields: Any, *, lsn: Lsn = 0, data: bytes = b"") -> None:
@@ -348,7 +348,6 @@ class Replica:
         self.reigning.begin(egen)
 
     def _step_down(self) -> None:
-        self.reigning.end()
         self.following.become_client()
         self.following.look_for_master()
 

@@ -32,13 +32,14 @@ class Timers:
         """When the next timer is due."""
         return min(self._at.values(), default=None)
 
-    def take_due(self, now: Nanoseconds, drained: bool) -> list[str]:
-        """Remove and return the names that are due, in the order they fell due."""
+    def take_due(self, now: Nanoseconds, drained: bool) -> str | None:
+        """Remove and return the name that fell due first, if any; what it does may clear those due after it."""
         due = [(at, name) for name, at in self._at.items() if at <= now and (drained or name not in DETECTION)]
-        due.sort()
-        for _, name in due:
-            del self._at[name]
-        return [name for _, name in due]
+        if not due:
+            return None
+        _, name = min(due)
+        del self._at[name]
+        return name
 
 
 class Backoff:
