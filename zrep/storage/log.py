@@ -1,0 +1,276 @@
+"""The replicated log on disk: one sequence of records over a directory of segment files.
+
+Decides when a segment ends, what one flush writes, what opening makes of a crash, and what is damage.
+What is not flushed stays in memory: a flush cuts first, then writes everything appended in one piece
+and flushes once. The bytes of a file are the business of `segment` and `frames`.
+
+    flushed    1 ──────────────── kept ─ ─ written      what the files hold
+    in memory                       └──────────── tip   cut to `kept` and appended since
+"""
+
+import os
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import pairwise
+from pathlib import Path
+
+from zrep.errors import DamagedLogError, DiskFullError, StorageError, invariant
+from zrep.ids import Lsn
+from zrep.options import MIB
+from zrep.records import Record, Tip
+from zrep.storage import frames
+from zrep.storage.segment import DISK_FULL, LOST_TRUST, Segment, sync_directory
+
+_SUSPECT = "suspect"
+"""A file of this name tells the next start that an access failed: nothing is believed unread (R3)."""
+
+
+class SegmentedLog:
+    """A `ports.Log`. One thread uses it: the engine's."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        segment_bytes: int = 64 * MIB,
+        sync: bool = True,
+        floor: Lsn = 0,
+        cache_bytes: int = 16 * MIB,
+    ) -> None:
+        """Open the log that `create` made; what stands in it afterwards is durable.
+
+        `sync=False` is durability "process". `floor` is an LSN that was durable once, by what the caller
+        knows otherwise (the store's applied LSN). Raises DamagedLogError when the log cannot vouch for all
+        it ever held, StorageError when it cannot be read.
+        """
+        self.directory = directory
+        self._segment_bytes = segment_bytes
+        self._sync = sync
+        self._cache_bytes = cache_bytes
+        self._failure: StorageError | None = None
+        with self._fatal("open"):
+            self._segments = self._recover(floor)
+        self._tip = self._segments[-1].tip
+        self._written = self._kept = self._tip.lsn
+        self._recent: dict[Lsn, Record] = {}
+        """The newest records, without a gap: all that the files do not hold, and a cache of those they do."""
+        self._recent_bytes = 0
+
+    @classmethod
+    def create(cls, directory: Path, base: Tip = Tip(), segment_bytes: int = 64 * MIB) -> None:  # noqa: B008
+        """Make an empty log that continues after `base`, in a directory that has none."""
+        Segment.create(directory, base, segment_bytes)
+
+    @property
+    def first(self) -> Lsn:
+        return self._segments[0].base.lsn + 1
+
+    @property
+    def tip(self) -> Tip:
+        return self._tip
+
+    @property
+    def durable(self) -> Lsn:
+        return self._kept
+
+    @property
+    def dirty(self) -> bool:
+        return self._kept < self._tip.lsn or self._kept < self._written
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the log's files occupy."""
+        return sum(segment.path.stat().st_size for segment in self._segments)
+
+    def append(self, record: Record) -> None:
+        self._usable()
+        invariant(record.lsn == self._tip.lsn + 1, "the log has no gaps", tip=self._tip, record=record.position)
+        self._tip = Tip(record.gen, record.lsn, record.chain)
+        self._recent[record.lsn] = record
+        self._recent_bytes += len(record.raw)
+
+    def cut(self, lsn: Lsn) -> None:
+        self._usable()
+        if lsn >= self._tip.lsn:
+            return
+        invariant(lsn >= self.first - 1, "a cut stays within the retained log", lsn=lsn, first=self.first)
+        with self._fatal("read"):
+            tip = self._tip_at(lsn)
+        for gone in range(self._tip.lsn, max(lsn, self._tip.lsn - len(self._recent)), -1):
+            self._recent_bytes -= len(self._recent.pop(gone).raw)
+        self._tip = tip
+        self._kept = min(self._kept, lsn)
+
+    def chain(self, lsn: Lsn) -> int | None:
+        if lsn in self._recent:
+            return self._recent[lsn].chain
+        if not self.first - 1 <= lsn <= self._tip.lsn:
+            return None
+        with self._fatal("read"):
+            return self._segment_of(lsn).chain(lsn)
+
+    def read(self, first: Lsn, last: Lsn, limit_bytes: int) -> Sequence[Record]:
+        self._usable()
+        last = min(last, self._tip.lsn)
+        records: list[Record] = []
+        while self.first <= first <= last and (limit_bytes > 0 or not records):
+            part = self._read_part(first, last, limit_bytes)
+            nbytes = sum(len(record.raw) for record in part)
+            if nbytes > limit_bytes and records:
+                break
+            records += part
+            first += len(part)
+            limit_bytes -= nbytes
+        return records
+
+    def flush(self) -> None:
+        """Make everything buffered durable, by one write and one flush.
+
+        Raises DiskFullError when there is no room: what is buffered stays buffered, to be flushed later or
+        cut. Any other failure is final (R3): every later call raises it again.
+        """
+        self._usable()
+        if self._written > self._kept:
+            with self._fatal("cut"):
+                self._cut_files()
+        if self._kept < self._tip.lsn:
+            records = [self._recent[lsn] for lsn in range(self._kept + 1, self._tip.lsn + 1)]
+            with self._fatal("write"):
+                self._write(records)
+            self._written = self._kept = self._tip.lsn
+        self._forget()
+
+    def trim(self, lsn: Lsn) -> None:
+        self._usable()
+        lsn = min(lsn, self._kept + 1)
+        with self._fatal("trim"):
+            # Oldest first, each name durable: a crash in between leaves no hole.
+            while len(self._segments) > 1 and self._segments[1].base.lsn < lsn:
+                self._segments[0].remove()
+                del self._segments[0]
+        self._forget()
+
+    def close(self) -> None:
+        """Close the files. What was not flushed is lost."""
+        for segment in self._segments:
+            segment.close()
+
+    def _tip_at(self, lsn: Lsn) -> Tip:
+        segment = self._segment_of(lsn)
+        if lsn == segment.base.lsn:
+            return segment.base
+        record = self._recent[lsn] if lsn in self._recent else segment.read(lsn, lsn, 0)[0]
+        return Tip(record.gen, record.lsn, record.chain)
+
+    def _segment_of(self, lsn: Lsn) -> Segment:
+        """Return the segment that holds `lsn`, indexed; the first one for the LSN before it."""
+        place = max(bisect_right(self._segments, lsn - 1, key=lambda segment: segment.base.lsn) - 1, 0)
+        segment = self._segments[place]
+        if place + 1 < len(self._segments) and segment.tip == segment.base:
+            self._check_whole(segment, self._segments[place + 1], contents=False)
+        return segment
+
+    def _read_part(self, first: Lsn, last: Lsn, limit_bytes: int) -> list[Record]:
+        """Return some of the records, at least one: those in memory, or those in one segment."""
+        if first not in self._recent:
+            with self._fatal("read"):
+                segment = self._segment_of(first)
+                oldest = self._tip.lsn - len(self._recent) + 1
+                return segment.read(first, min(last, segment.tip.lsn, oldest - 1), limit_bytes)
+        part = [self._recent[first]]
+        nbytes = len(part[0].raw)
+        for lsn in range(first + 1, last + 1):
+            record = self._recent[lsn]
+            nbytes += len(record.raw)
+            if nbytes > limit_bytes:
+                break
+            part.append(record)
+        return part
+
+    def _cut_files(self) -> None:
+        # Newest first, each name durable: a crash in between leaves a shorter old tail, never a hole.
+        while len(self._segments) > 1 and self._segments[-1].base.lsn >= self._kept:
+            self._segments.pop().remove()
+        self._segments[-1].cut(self._tip_at(self._kept), self._segment_bytes)
+        self._written = self._kept
+
+    def _write(self, records: Sequence[Record]) -> None:
+        active = self._segments[-1]
+        try:
+            nbytes = sum(len(record.raw) + frames.OVERHEAD for record in records)
+            if active.tip != active.base and active.end + nbytes > self._segment_bytes:
+                active.close()
+                active = Segment.create(self.directory, active.tip, self._segment_bytes)
+                self._segments.append(active)
+            active.append(records, self._kept)
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
+            active.erase(0)
+            raise DiskFullError(
+                f"no space to write the log in {self.directory}: free some, nothing was lost"
+            ) from error
+        if self._sync:
+            active.flush()
+
+    def _forget(self) -> None:
+        """Keep the newest `cache_bytes` in memory, and everything that is not flushed."""
+        lsn = self._tip.lsn - len(self._recent) + 1
+        while lsn <= self._kept and (self._recent_bytes > self._cache_bytes or lsn < self.first):
+            self._recent_bytes -= len(self._recent.pop(lsn).raw)
+            lsn += 1
+
+    def _recover(self, floor: Lsn) -> list[Segment]:
+        """Open the segments, and make what the last one holds whole, flushed and trusted."""
+        for leftover in self.directory.glob("*.tmp"):
+            leftover.unlink()
+        segments = [Segment.open(path) for path in sorted(self.directory.glob("*.log"))]
+        if not segments:
+            raise DamagedLogError(f"{self.directory} holds no log any more: {LOST_TRUST}", floor)
+        last = segments[-1]
+        suspect = self.directory / _SUSPECT
+        if suspect.exists():
+            for older, newer in pairwise(segments):
+                self._check_whole(older, newer, contents=True)
+        last.index(contents=True)
+        rest = last.rest()
+        floor = max(floor, last.base.lsn, frames.floor_within(rest, last.end))
+        if last.tip.lsn < floor or (rest and not frames.is_torn(rest, last.end)):
+            raise DamagedLogError(f"{last.path} is damaged behind LSN {last.tip.lsn}: {LOST_TRUST}", last.tip.lsn + 1)
+        if rest:
+            last.erase(self._segment_bytes)
+        if suspect.exists():
+            # After a failed flush the file's pages may look clean and never have reached the disk (R3).
+            last.copy(self._segment_bytes)
+            suspect.unlink()
+            sync_directory(self.directory)
+        elif last.tip.lsn > last.floor:
+            # Records above the last known floor may be in the page cache only, and that even after an error
+            # that the process before this one did not live to see: written again, the flush covers them.
+            last.rewrite(last.floor + 1)
+            last.flush()
+        return segments
+
+    def _check_whole(self, segment: Segment, newer: Segment, *, contents: bool) -> None:
+        """Index a segment that must reach up to the next one."""
+        segment.index(contents=contents)
+        if segment.tip != newer.base:
+            lsn = segment.tip.lsn + 1
+            raise DamagedLogError(f"{segment.path} is damaged at LSN {lsn}: {LOST_TRUST}", lsn)
+
+    def _usable(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    @contextmanager
+    def _fatal(self, what: str) -> Iterator[None]:
+        """Turn an OSError into the StorageError that ends this log's use."""
+        try:
+            yield
+        except OSError as error:
+            self._failure = StorageError(f"cannot {what} the log in {self.directory}: {error}; the site must stop")
+            # As good as it gets: where even this fails, the next start still writes the newest group again.
+            with suppress(OSError):
+                os.close(os.open(self.directory / _SUSPECT, os.O_CREAT | os.O_WRONLY, 0o600))
+            raise self._failure from error
