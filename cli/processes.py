@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 POLL_S = 0.005
+HAS_PROC = Path("/proc/self/stat").exists()
+
 READY_S = 30.0
 """How long a node may take to be ready; joining waits for a master of the group."""
 
@@ -31,7 +33,7 @@ class Node:
     started: str = ""
     """When it started, in the operating system's words: the pid alone may be a stranger's."""
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False, compare=False)
-    """Only in the process that started it, which must also take note of its end."""
+    """Only in the process that started it; until that has taken note of its end, nobody else gets the pid."""
     _said: int = 0
     """How much of the log is from earlier starts."""
 
@@ -42,9 +44,9 @@ class Node:
 
     @property
     def running(self) -> bool:
-        if self.process is not None and self.process.poll() is not None:
-            return False
-        return self.started != "" and _start_of(self.pid, self.home) == self.started
+        if self.process is not None:
+            return self.process.poll() is None
+        return self.started != "" and _start_of(self.pid) == self.started and _is_node(self.pid, self.home)
 
     def start(self, *arguments: str) -> None:
         """Start the process in a session of its own; it outlives this one."""
@@ -55,7 +57,7 @@ class Node:
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
         self.pid = self.process.pid
-        self.started = _start_of(self.pid, self.home)
+        self.started = _start_of(self.pid)
 
     def await_ready(self) -> None:
         """Wait until the started site takes requests. Raises ZrepError with its own last words if it ends instead."""
@@ -106,18 +108,27 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, otherwise: str) 
         time.sleep(POLL_S)
 
 
-def _start_of(pid: int, home: str) -> str:
-    """Return when the node of that pid and home started; "" when no such process runs."""
-    process = Path(f"/proc/{pid}")
-    if not Path("/proc/self/stat").exists():
-        ps = ["ps", "-p", str(pid), "-o", "lstart=,command="]
-        found = subprocess.run(ps, capture_output=True, text=True, check=False).stdout.strip()
-        return found if "zrep_cli" in found and home in found else ""
+def _start_of(pid: int) -> str:
+    """Return when a process started; "" when it does not run, a zombie included."""
+    if not HAS_PROC:
+        return _ps(pid, "lstart=")
     try:
-        arguments = (process / "cmdline").read_bytes().split(b"\0")
-        state, *facts = (process / "stat").read_text().rpartition(")")[2].split()
+        state, *facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""
-    if state in "ZX" or not {b"zrep_cli", os.fsencode(home)} <= set(arguments):
-        return ""
-    return facts[18]  # starttime, field 22 of proc(5), counted from the first after the state
+    return "" if state in "ZX" else facts[18]  # starttime: the 19th after the state in proc(5)
+
+
+def _is_node(pid: int, home: str) -> bool:
+    """Return whether a process's command line is that of the node of a home."""
+    if not HAS_PROC:
+        return f"zrep_cli node {home} " in _ps(pid, "command=")
+    try:
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return {b"zrep_cli", os.fsencode(home)} <= set(arguments)
+
+
+def _ps(pid: int, column: str) -> str:
+    return subprocess.run(["ps", "-p", str(pid), "-o", column], capture_output=True, text=True).stdout.strip()

@@ -1,0 +1,1 @@
+"""Real `zrep node` processes on loopback: killed, stopped, cut off, fed garbage."""
