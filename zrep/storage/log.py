@@ -20,7 +20,8 @@ from zrep.ids import Lsn
 from zrep.options import MIB
 from zrep.records import Record, Tip
 from zrep.storage import frames
-from zrep.storage.segment import DISK_FULL, LOST_TRUST, Segment, sync_directory
+from zrep.storage.files import DISK_FULL, sync_directory
+from zrep.storage.segment import LOST_TRUST, Segment
 
 _SUSPECT = "suspect"
 """A file of this name tells the next start that an access failed: nothing is believed unread (R3)."""

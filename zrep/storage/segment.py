@@ -25,13 +25,13 @@ from zrep.ids import Lsn
 from zrep.records import HEADER as RECORD
 from zrep.records import Record, Tip, next_chain
 from zrep.storage import frames
+from zrep.storage.files import DISK_FULL, read_at, sync_directory, write_at
 
 FORMAT = 1
 """Goes up with every change to the frames, and with every new kind of record."""
 
 LOST_TRUST = "this disk lost what it held once, so the site must join its group anew (R4)"
 
-DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _CANNOT_PREALLOCATE = DISK_FULL | {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 
 _MAGIC = b"ZREPLOG\0"
@@ -68,7 +68,7 @@ class Segment:
         try:
             fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
-                _write(fd, header + _CRC.pack(zlib.crc32(header)) + content, 0)
+                write_at(fd, header + _CRC.pack(zlib.crc32(header)) + content, 0)
                 _preallocate(fd, nbytes)
                 os.fsync(fd)
             finally:
@@ -131,7 +131,7 @@ class Segment:
             ends.append(self.end)
         del ends[max(bisect_right(ends, start + limit_bytes), 1) :]
         with self._readable() as fd:
-            data = _read(fd, ends[-1] - start, start)
+            data = read_at(fd, ends[-1] - start, start)
         records = []
         at = frames.HEAD_SIZE
         for index, end in enumerate(ends, begin):
@@ -154,14 +154,14 @@ class Segment:
             while start > self.end:
                 size = min(_CHUNK, start - self.end)
                 start -= size
-                chunk = _read(fd, size, start)
+                chunk = read_at(fd, size, start)
                 if chunk != bytes(len(chunk)):
-                    return _read(fd, start + len(chunk.rstrip(b"\0")) - self.end, self.end)
+                    return read_at(fd, start + len(chunk.rstrip(b"\0")) - self.end, self.end)
         return b""
 
     def append(self, records: Sequence[Record], floor: Lsn) -> None:
         """Write the records behind the last, in one piece; `flush` makes them durable."""
-        _write(self._writable(), frames.encode(records, self.end, floor), self.end)
+        write_at(self._writable(), frames.encode(records, self.end, floor), self.end)
         for record in records:
             self._note(Tip(record.gen, record.lsn, record.chain), len(record.raw), floor)
 
@@ -169,13 +169,13 @@ class Segment:
         """Write the records from `first` on once more, where they stand."""
         records = self.read(first, self.tip.lsn, self.end)
         offset = self._offsets[first - self.base.lsn - 1]
-        _write(self._writable(), frames.encode(records, offset, first - 1), offset)
+        write_at(self._writable(), frames.encode(records, offset, first - 1), offset)
 
     def copy(self, nbytes: int) -> None:
         """Move the frames into a new file under the same name, durably."""
         self.close()
         with self._readable() as fd:
-            content = _read(fd, self.end - _FIRST_FRAME, _FIRST_FRAME)
+            content = read_at(fd, self.end - _FIRST_FRAME, _FIRST_FRAME)
         Segment.create(self.path.parent, self.base, nbytes, content)
 
     def cut(self, tip: Tip, nbytes: int) -> None:
@@ -241,15 +241,6 @@ class Segment:
             os.close(fd)
 
 
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def _successor(tip: Tip, raw: bytes) -> Tip | None:
     """Return the tip after the record that `raw` begins with, when it follows `tip` (R14)."""
     if len(raw) < RECORD.size:
@@ -280,20 +271,3 @@ def _preallocate(fd: int, nbytes: int) -> None:
         if error.errno not in _CANNOT_PREALLOCATE:
             raise
         os.ftruncate(fd, size)
-
-
-def _write(fd: int, data: bytes, offset: int) -> None:
-    written = os.pwrite(fd, data, offset)
-    while written < len(data):
-        written += os.pwrite(fd, memoryview(data)[written:], offset + written)
-
-
-def _read(fd: int, size: int, offset: int) -> bytes:
-    """Read `size` bytes, or as many as the file has."""
-    data = os.pread(fd, size, offset)
-    while len(data) < size:
-        more = os.pread(fd, size - len(data), offset + len(data))
-        if not more:
-            break
-        data += more
-    return data

@@ -1,0 +1,35 @@
+"""Three things that everything under a home does with files: write all, read all, make names durable."""
+
+import errno
+import os
+from pathlib import Path
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Refusals of a write that lost nothing: there is no room, yet."""
+
+
+def write_at(fd: int, data: bytes, offset: int) -> None:
+    """Write all of `data`; one call to the system where it takes all at once."""
+    written = os.pwrite(fd, data, offset)
+    while written < len(data):
+        written += os.pwrite(fd, memoryview(data)[written:], offset + written)
+
+
+def read_at(fd: int, size: int, offset: int) -> bytes:
+    """Read `size` bytes, or as many as the file has."""
+    data = os.pread(fd, size, offset)
+    while len(data) < size:
+        more = os.pread(fd, size - len(data), offset + len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
