@@ -102,10 +102,11 @@ class Following:
         self._end_reign()
         state.role = Role.CLIENT
         state.hears_master = False
-        self._forget_reign()
+        self.forget_reign()
         state.notify(Client(state.gen))
 
-    def _forget_reign(self) -> None:
+    def forget_reign(self) -> None:
+        """Nothing is verified against a master, and nothing is to be acknowledged, until the next SYNC."""
         self.synced = False
         self.startup_done = False
         self._inflow.clear()
@@ -159,7 +160,7 @@ class Following:
                 state.notify(DupMaster(gen))
                 self.become_client()
                 result = DUPMASTER
-            self._forget_reign()
+            self.forget_reign()
             state.promise(gen)
             state.gen, state.master = gen, master
             state.hears_master = False
@@ -396,10 +397,10 @@ class Following:
             return IGNORE
         grown = False
         for record in message.records:
-            before = record.lsn - 1
-            if record.lsn <= state.perm or record.gen == state.history.gen_at(record.lsn):
+            before, end = record.lsn - 1, state.log.tip.lsn
+            if record.lsn <= state.perm or (record.lsn <= end and record.gen == state.history.gen_at(record.lsn)):
                 continue
-            chain = state.log.chain(before) if before <= state.log.tip.lsn else None
+            chain = state.log.chain(before) if before <= end else None
             if chain is None or not follows(Tip(state.history.gen_at(before), before, chain), record):
                 break
             state.cut(before)

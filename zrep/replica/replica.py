@@ -9,7 +9,7 @@ Where a rule is kept: `rules` says who may take which message and what may leave
 `following` R14, R15, R17 and the pull; `reign` R12, R15, R16, R24; `membership` R4, R20; `state` R2, R18.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from zrep import codec
@@ -200,6 +200,15 @@ class Replica:
         """When `tick` wants to run next."""
         return self.state.timers.deadline
 
+    @property
+    def up(self) -> Collection[SiteId]:
+        """The connected sites."""
+        return self.state.up
+
+    def gen_at(self, lsn: Lsn) -> Gen:
+        """Return the gen of this log's record at `lsn`, trimmed ones included."""
+        return self.state.history.gen_at(lsn)
+
     def holders(self, lsn: Lsn) -> tuple[SiteId, ...]:
         """Return the sites that are known to this master to hold the record at `lsn` durably."""
         return self.reigning.holders(lsn)
@@ -344,7 +353,7 @@ class Replica:
     # Handlers that belong to no part alone.
 
     def _win(self, egen: Egen) -> None:
-        self.following.become_client()
+        self.following.forget_reign()
         self.reigning.begin(egen)
 
     def _step_down(self) -> None:
