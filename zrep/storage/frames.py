@@ -76,8 +76,8 @@ def is_torn(rest: bytes, offset: int) -> bool:
     `rest` comes without the zeros at the end of the file.
     """
     head = parse_head(rest[:HEAD_SIZE], offset)
-    size = HEAD_SIZE if head is None else head.length + OVERHEAD
-    if len(rest) < size:
+    size = OVERHEAD + (head.length if head is not None else 0)
+    if len(rest) < size or rest.startswith(bytes(HEAD_SIZE)):
         return True
     if head is not None and head.flags & _HAS_BLANKS:
         return False
