@@ -1,0 +1,245 @@
+"""One transaction of a group: a nested LMDB transaction and the operations it performed, as they will be replayed.
+
+Whatever changes data is an operation here, and each is captured only when it took effect, in a form that
+replays to the same bytes on every site. User transactions, cursors and batches all come through here.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import lmdb
+
+from zrep.commit import Batch
+from zrep.errors import ConflictError, ZrepError
+from zrep.records import Op
+from zrep.storage.catalogue import DUPSORT, INTEGER_KEY, REVERSE_KEY, Catalogue, flag_bits
+
+if TYPE_CHECKING:
+    from zrep.storage.group import Group
+
+OP_BYTES = 16
+"""What an operation costs in a record besides its key and value, at most."""
+
+
+class Child:
+    """A transaction of a group, or one nested in such a transaction.
+
+    Every use begins with `with child.lock: txn = child.txn or child.refuse()`: `txn` is the LMDB
+    transaction, None when this has ended or was revoked.
+    """
+
+    def __init__(
+        self,
+        group: "Group",
+        outer: "Child | None",
+        txn: "lmdb.Transaction",
+        catalogue: Catalogue,
+        buffers: bool,
+        leave: Callable[[], None] | None,
+    ) -> None:
+        self.group = group
+        self.lock = group.lock
+        self.outer = outer
+        self.inner: Child | None = None
+        self.txn: lmdb.Transaction | None = txn
+        self.catalogue = catalogue
+        self.buffers = buffers
+        self.ops: list[tuple[Any, ...]] = []
+        self.nbytes = 0
+        self._lmdb = txn
+        self._leave = leave
+        self._error: ZrepError | None = None
+
+    # Operations.
+
+    def name(self, db: "lmdb._Database") -> bytes | None:
+        """Return the name of a user database's handle; raise what LMDB raises for one that is not valid."""
+        try:
+            return self.catalogue.names[id(db)]
+        except KeyError:
+            (self.txn or self.refuse()).stat(db)  # raises for another environment's handle, and for no handle
+            raise lmdb.InvalidParameterError("Invalid argument: the database of this handle was dropped") from None
+
+    def put(self, db: "lmdb._Database", key: Any, value: Any, dupdata: bool, overwrite: bool, append: bool) -> bool:
+        """Store a pair, as lmdb.Transaction.put does."""
+        with self.lock:
+            txn = self.txn or self.refuse()
+            name = self.name(db)
+            try:
+                stored = txn.put(key, value, dupdata, overwrite, append, db)
+            except lmdb.MapFullError:
+                self.group.store.outgrown = True
+                raise
+            if stored:
+                self.note_put(name, key, value)
+            return stored
+
+    def delete(self, db: "lmdb._Database", key: Any, value: Any = b"") -> bool:
+        """Delete a key, or with a value one duplicate, as lmdb.Transaction.delete does."""
+        with self.lock:
+            txn = self.txn or self.refuse()
+            name = self.name(db)
+            deleted = txn.delete(key, value, db)
+            if deleted and value and flag_bits(db.flags()) & DUPSORT:
+                self.note(Op.DELETE_DUP, name, as_bytes(key), as_bytes(value))
+            elif deleted:
+                self.note(Op.DELETE, name, as_bytes(key))
+            return deleted
+
+    def drop(self, db: "lmdb._Database", delete: bool) -> None:
+        """Empty a database; with `delete` also forget its name. The main one is only ever emptied, as in LMDB."""
+        with self.lock:
+            txn = self.txn or self.refuse()
+            name = self.name(db)
+            if delete and name is not None:
+                self.catalogue = self.group.store.slots.release(txn, self.catalogue, name)
+                self.note(Op.DELETE_DB, name)
+            else:
+                txn.drop(db, delete=False)
+                self.note(Op.CLEAR, name)
+
+    def create(self, name: bytes, flags: int) -> "lmdb._Database":
+        """Create a database, unless it exists, and return its handle. Raises lmdb.DbsFullError."""
+        with self.lock:
+            txn = self.txn or self.refuse()
+            existing = self.catalogue.handles.get(name)
+            if existing is not None:
+                return existing
+            slots = self.group.store.slots
+            handle = slots.free(flags, self.catalogue)
+            if handle is None:
+                raise lmdb.DbsFullError(
+                    "no further database of this kind can be created in one transaction: call open_db without txn"
+                )
+            self.catalogue = slots.assign(txn, self.catalogue, name, handle)
+            self.ops.append((Op.CREATE_DB, name, flags))
+            self.nbytes += len(name) + OP_BYTES
+            return handle
+
+    def run(self, code: int, name: bytes | None, key: bytes, value: bytes | None) -> None:
+        """Perform one operation of a batch. Raises ConflictError, and lmdb.NotFoundError for a missing database."""
+        txn = self.txn or self.refuse()
+        db = self.catalogue.handles.get(name)
+        if db is None:
+            raise lmdb.NotFoundError(f"there is no database named {name!r}: create it with open_db, then retry")
+        if code == Batch.PUT:
+            self.put(db, key, value, True, True, False)
+        elif code == Batch.DELETE:
+            self.delete(db, key)
+        elif code == Batch.DELETE_RANGE:
+            self._delete_range(db, key, value)
+        else:
+            found = txn.get(key, db=db)
+            if found != value:
+                raise ConflictError(
+                    f"the value of key {key!r} is not the expected one: nothing was applied, read again and retry",
+                    key,
+                    None if found is None else bytes(found),
+                )
+
+    def _delete_range(self, db: "lmdb._Database", start: bytes, stop: bytes | None) -> None:
+        txn = self.txn or self.refuse()
+        order = key_order(db)
+        with txn.cursor(db) as cursor:
+            found = cursor.set_range(start)
+            while found and (stop is None or order(cursor.key()) < order(stop)):
+                key = bytes(cursor.key())
+                found = cursor.delete(dupdata=True) and bool(cursor.key())
+                self.note(Op.DELETE, self.name(db), key)
+
+    def note_put(self, name: bytes | None, key: Any, value: Any) -> None:
+        """Capture a pair that was stored. Called under the lock."""
+        key, value = as_bytes(key), as_bytes(value)
+        self.ops.append((Op.PUT, name, key, value))
+        self.nbytes += len(key) + len(value) + OP_BYTES + (len(name) if name else 0)
+
+    def note(self, code: Op, name: bytes | None, *operands: bytes) -> None:
+        """Capture another operation that took effect. Called under the lock."""
+        self.ops.append((code, name, *operands))
+        self.nbytes += sum(map(len, operands)) + OP_BYTES + (len(name) if name else 0)
+
+    # Its life.
+
+    def nest(self, buffers: bool) -> "Child":
+        """Begin a transaction inside this one, which cannot be used until that one has ended."""
+        with self.lock:
+            txn = self.txn or self.refuse()
+            nested = self.group.store.nest(txn, buffers)
+            self.inner = Child(self.group, self, nested, self.catalogue, buffers, None)
+            return self.inner
+
+    def merge(self, session: str = "", seq: int = 0) -> None:
+        """Commit into the transaction outside. Raises TxnTooLargeError and LMDB's errors; it has ended then, too."""
+        with self.lock:
+            txn = self.txn or self.refuse()
+            try:
+                if self.inner is not None:
+                    self.inner.abort()
+                if self.outer is None:
+                    self.group.check_size(self.nbytes)
+                # A transaction in which LMDB failed must be aborted: committing it would take P along.
+                txn.get(b"?", db=self.group.store.bookkeeping)
+                txn.commit()
+            except BaseException:
+                self.abort()
+                raise
+            self.txn = None
+            if self.outer is None:
+                self.group.take(self, session, seq)
+                self.group.child = None
+            else:
+                self.outer.ops += self.ops
+                self.outer.nbytes += self.nbytes
+                self.outer.catalogue = self.catalogue
+                self.outer.inner = None
+
+    def abort(self) -> None:
+        """Undo everything. Does nothing when it has ended."""
+        with self.lock:
+            self.txn = None
+            if self.inner is not None:
+                self.inner.abort()
+            self._lmdb.abort()
+            if self.outer is not None:
+                if self.outer.inner is self:
+                    self.outer.inner = None
+            elif self.group.child is self:
+                self.group.child = None
+                if self._leave is not None:
+                    self._leave()
+
+    def revoke(self, error: ZrepError) -> None:
+        """Let every further use, of nested transactions too, raise `error`. Any thread; ends nothing."""
+        child: Child | None = self
+        while child is not None:
+            child._error, child.txn = error, None
+            child = child.inner
+
+    def refuse(self) -> "lmdb.Transaction":
+        """Raise the reason why there is no transaction any more, having ended it if it was revoked."""
+        self.abort()
+        if self._error is not None:
+            raise self._error
+        raise lmdb.Error("Attempt to operate on closed/deleted/dropped object.")
+
+    @property
+    def revoked(self) -> ZrepError | None:
+        return self._error
+
+
+def as_bytes(value: Any) -> bytes:
+    """Copy what LMDB accepted as a key or value; it takes None for nothing."""
+    if type(value) is bytes:
+        return value
+    return b"" if value is None else bytes(value)
+
+
+def key_order(db: "lmdb._Database") -> Callable[[Any], Any]:
+    """Return the sort key by which LMDB orders the database's keys."""
+    flags = flag_bits(db.flags())
+    if flags & INTEGER_KEY:
+        return lambda key: int.from_bytes(key, sys.byteorder)
+    if flags & REVERSE_KEY:
+        return lambda key: bytes(key)[::-1]
+    return bytes

@@ -1,0 +1,181 @@
+"""The group transaction: the writes that will become permanent together.
+
+A master keeps one LMDB write transaction open, P. Each of the users' write transactions is a *child* of it:
+a nested LMDB transaction that sees all before it, whose operations are captured as it runs. The group is
+
+    open        children run, one at a time, on the application's threads
+    in flight   sealed: its payload is in the log, no child can begin
+    ended       committed when its record is permanent, or aborted
+
+so nothing that might be rolled back ever enters a committed LMDB transaction. Aborting P while a thread is
+inside a child would crash the process, and touching P while a child lives is an error: so the engine
+touches P only when no child is open, and each operation of a child runs under a short lock and first sees
+whether it was revoked. LMDB wants P begun, committed and aborted by one thread, the engine's; nested
+transactions may run on any.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from enum import Enum
+
+import lmdb
+
+from zrep import codec
+from zrep.commit import Batch
+from zrep.errors import TxnTooLargeError, ZrepError, invariant
+from zrep.options import MIB
+from zrep.records import Kind, Record, Txn
+from zrep.storage import sessions
+from zrep.storage.child import Child
+from zrep.storage.sessions import Answer, Verdict
+from zrep.storage.store import Store
+
+FULL_BYTES = 16 * MIB
+"""A group of more captured bytes takes no further child: a record stays within half a record of its limit."""
+FULL_PAGES = 8000
+"""The same for pages that may be dirty: LMDB's limit is 131 072, but a huge commit blocks the engine."""
+_PAGE = 4096
+
+
+class Phase(Enum):
+    OPEN = "open"
+    IN_FLIGHT = "in flight"
+    ENDED = "ended"
+
+
+class Group:
+    """One group transaction. Made, sealed and ended by the engine's thread."""
+
+    def __init__(self, store: Store, record_bytes: int, leave: Callable[[], None], tail: Sequence[Record] = ()) -> None:
+        """Begin P, and perform in it `tail`, the log's records after `store.applied`, not permanent yet.
+
+        `leave` is `Writers.leave`: called when a child that `begin` made ends without being merged.
+        """
+        self.store = store
+        self.phase = Phase.OPEN
+        self.lock = threading.RLock()
+        """Held around each operation of a child. Reentrant: the collector may end a forgotten child inside one."""
+        self.txns: list[Txn] = []
+        self.child: Child | None = None
+        self.tail = tuple(tail)
+        self._leave = leave
+        self._image = store.image(tail)
+        self._record_bytes = record_bytes
+        self._nbytes = 0
+        self._npages = 0
+        self._seq_by_session: dict[str, int] = {}
+
+    @property
+    def merged(self) -> int:
+        """How many transactions the group holds."""
+        return len(self.txns)
+
+    @property
+    def full(self) -> bool:
+        return self._nbytes >= min(FULL_BYTES, self._record_bytes // 2) or self._npages >= FULL_PAGES
+
+    def begin(self, buffers: bool = False) -> Child:
+        """Begin a child. The caller is the writer (`Writers`), on any thread."""
+        return self._begin(buffers, self._leave)
+
+    def _begin(self, buffers: bool, leave: Callable[[], None] | None) -> Child:
+        invariant(self.phase is Phase.OPEN and self.child is None, "one child at a time, in an open group")
+        txn = self.store.nest(self._image.txn, buffers)
+        self.child = Child(self, None, txn, self._image.catalogue, buffers, leave)
+        return self.child
+
+    def check(self, session: str, seq: int) -> Answer:
+        """Tell whether request `seq` of `session` may run (R25). No child is open."""
+        last = self._seq_by_session.get(session)
+        if last is not None:
+            return sessions.judge(seq, last, None)
+        return sessions.check(self._image.txn, self.store.bookkeeping, session, seq)
+
+    def run_batch(self, batch: Batch, session: str = "", seq: int = 0) -> Answer:
+        """Run `batch` as a child, unless its session says that it did already. The engine is the writer, and leaves.
+
+        Raises ConflictError, TxnTooLargeError and LMDB's errors; nothing has happened then.
+        """
+        if session:
+            answer = self.check(session, seq)
+            if answer.verdict is not Verdict.RUN:
+                return answer
+        child = self._begin(False, None)
+        try:
+            for op in batch.ops:
+                child.run(*op)
+            child.merge(session, seq)
+        except BaseException:
+            child.abort()
+            raise
+        return Answer(Verdict.RUN)
+
+    def seal(self) -> bytes | None:
+        """End the open phase; return what the group's record carries, None if nothing was written.
+
+        No child is open, and `Writers` lets none in any more.
+        """
+        invariant(self.phase is Phase.OPEN and self.child is None, "only an open group without a child is sealed")
+        self.phase = Phase.IN_FLIGHT
+        return codec.encode_txns(self.txns) if self.txns else None
+
+    def commit(self, records: Sequence[Record]) -> None:
+        """Make the group visible: `records` follow the store's applied LSN, or the tail, and all are permanent.
+
+        They are the group's own COMMIT record, if it was sealed with one, and REIGN and CONFIG records.
+        Raises DiskFullError, and StorageError for what stops the site.
+        """
+        invariant(self.child is None and self.phase is not Phase.ENDED, "a group is committed without a child, once")
+        own = [record for record in records if record.kind == Kind.COMMIT]
+        invariant(len(own) == bool(self.txns), "a group is committed with its own record", own=len(own))
+        self.phase = Phase.ENDED
+        for record in records:
+            self._image.advance(record, self.txns if record.kind == Kind.COMMIT else ())
+        with self.store.translating():
+            try:
+                self._image.commit()
+            except lmdb.MapFullError:
+                self.store.grow()
+                self.store.apply((*self.tail, *records))
+
+    def abort(self) -> None:
+        """Forget everything. No child is open: see `doom`."""
+        invariant(self.child is None, "a group is aborted without a child")
+        if self.phase is not Phase.ENDED:
+            self.phase = Phase.ENDED
+            self._image.abort()
+
+    def doom(self, error: ZrepError, *, now: bool = False) -> bool:
+        """Revoke the open child, if there is one: what it does next raises `error`. Return whether it is gone.
+
+        A child that runs no operation at this moment is ended here, unless it gave out views of LMDB's
+        memory, which would point nowhere; `now` ends even that one. A running one ends itself.
+        """
+        child = self.child
+        if child is None:
+            return True
+        child.revoke(error)
+        if (now or not child.buffers) and self.lock.acquire(blocking=False):
+            try:
+                child.abort()
+            finally:
+                self.lock.release()
+        return self.child is None
+
+    def take(self, child: Child, session: str, seq: int) -> None:
+        """Keep what a finished child did. Called by the child, under the lock."""
+        if child.ops:
+            self.txns.append(Txn(tuple(child.ops), session, seq))
+            self._nbytes += child.nbytes
+            self._npages += len(child.ops) + child.nbytes // _PAGE
+            self._image.catalogue = child.catalogue
+            if session:
+                self._seq_by_session[session] = seq
+
+    def check_size(self, nbytes: int) -> None:
+        """Raise TxnTooLargeError for a transaction that no record can hold."""
+        if nbytes > self._record_bytes:
+            raise TxnTooLargeError(
+                f"the transaction has {nbytes} bytes and a record holds {self._record_bytes}: "
+                f"nothing was applied, split it (option record_bytes)"
+            )
