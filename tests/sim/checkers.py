@@ -10,6 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, NoReturn
 
 from zrep import codec
+from zrep.events import Diverged, Event, SiteWentBack
 from zrep.ids import Egen, Gen, Incarnation, Lsn, Position, SiteId, majority
 from zrep.messages import Message, Type
 from zrep.records import Config, Kind, Record
@@ -36,6 +37,8 @@ class Truth:
 
     def __init__(self) -> None:
         self.records: list[Record] = []
+        self.gens: list[Gen] = []
+        """By which gen's master each record became permanent: its own, or a later one."""
         self.lsn_by_payload: dict[bytes, Lsn] = {}
         self._held: dict[Gen, dict[SiteId, Lsn]] = {}
 
@@ -54,16 +57,17 @@ class Truth:
         permanent = counted[len(counted) - majority(len(counted))] if counted else 0
         if permanent <= self.end:
             return False
-        self._extend(host, permanent)
+        self._extend(host, last.gen, permanent)
         return True
 
-    def _extend(self, host: "Host", lsn: Lsn) -> None:
+    def _extend(self, host: "Host", gen: Gen, lsn: Lsn) -> None:
         log = host.disk.log
         if log.chain(self.end) != self.chain(self.end):
             violated("I3: there is one true sequence", site=host.site, lsn=self.end)
         while self.end < lsn:
             for record in log.read(self.end + 1, lsn, 1 << 20):
                 self.records.append(record)
+                self.gens.append(gen)
                 if record.kind is Kind.COMMIT:
                     if record.payload in self.lsn_by_payload:
                         violated("I11: a request takes effect once", payload=record.payload, lsn=record.lsn)
@@ -176,7 +180,7 @@ class Checkers:
     def _contains_truth(self, host: "Host") -> None:
         """A master's log contains what earlier gens made permanent, though a later one may reign already."""
         gen = host.process.gen
-        lsn = bisect_left(self.truth.records, gen, key=lambda record: record.gen)
+        lsn = bisect_left(self.truth.gens, gen)
         if host.disk.log.chain(lsn) != self.truth.chain(lsn):
             violated("I4: a new master's log contains all that is permanent", site=host.site, gen=gen, truth=lsn)
 
@@ -270,7 +274,7 @@ class Checkers:
                 violated("I7: an ack is durable and of the promised gen", message=message, meta=meta)
             self.counts["acks"] += 1
         elif kind is Type.VOTE2:
-            if (fields.egen, fields.candidate) != (meta.promise, meta.vote):
+            if fields.egen > meta.promise or (fields.egen == meta.promise and fields.candidate != meta.vote):
                 violated("R2: a vote is durable before it leaves", message=message, meta=meta)
             self._votes_for(host.site, fields.egen, fields.candidate)
         elif kind is Type.HEARTBEAT or kind is Type.NEWMASTER or (kind is Type.LOG and message.to is None):
@@ -298,6 +302,12 @@ class Checkers:
             own = saved.promise == egen and saved.vote == host.site
             if len(votes) + own == majority(len(self.voters(host.site))) and saved.promise > egen:
                 self.counts["wins voided by R6"] += 1
+
+    def happened(self, host: "Host", event: Event) -> None:
+        """Count an event; some accuse a disk, and no disk here loses what it flushed."""
+        self.counts[event.name] += 1
+        if isinstance(event, Diverged | SiteWentBack):
+            violated("R4, R5: nobody's disk is accused without cause", site=host.site, event=str(event))
 
     def acknowledged(self, host: "Host", done: "Submitted") -> None:
         """I11: what a writer was told is permanent is in the true sequence."""

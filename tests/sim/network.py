@@ -57,7 +57,7 @@ class Ends(Protocol):
         """Tell whether a process runs there."""
 
     def deliver(self, message: Message, to: SiteId) -> None:
-        """Put a message into a site's inbox."""
+        """Put a message into the inbox of a site, if a process runs there."""
 
     def tell(self, site: SiteId, peer: SiteId, connected: bool) -> None:
         """Tell a site that a connection is made or broken."""
@@ -171,7 +171,7 @@ class Network:
         self.ends.deliver(message, channel.dst)
 
     def _deliver_stray(self, message: Message, to: SiteId) -> None:
-        if self.ends.alive(to):
+        if self.faults.ghost or self.faults.echo:
             self.ends.deliver(message, to)
 
     # Connections.

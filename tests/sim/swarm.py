@@ -17,7 +17,7 @@ from tests.sim.host import Host
 from tests.sim.network import Faults
 from tests.sim.world import World
 from zrep.errors import ZrepError
-from zrep.ids import Nanoseconds, SiteId, majority
+from zrep.ids import Gen, Nanoseconds, SiteId, majority
 from zrep.messages import Type
 from zrep.options import KIB, MILLISECOND, Options
 
@@ -163,11 +163,11 @@ class Swarm:
         if self._troubled:
             self.world.after(self._load.randrange(1, 20) * MILLISECOND, self._write)
 
-    def write_once(self, host: Host) -> bytes:
+    def write_once(self, site: SiteId) -> bytes:
         """Submit one payload and return it."""
         self._written += 1
         payload = b"w%d" % self._written
-        host.put("submit", payload)
+        self.world.hosts[site].put("submit", payload)
         return payload
 
     # The nemesis.
@@ -298,20 +298,14 @@ class Recovery:
         order.insert(0, order.pop(electable))
         self._back = order[:back]
         self._gone = order[back:]
+        self._written = b""
+        self._at: tuple[SiteId, Gen] | None = None
 
     def demand(self) -> None:
         """Heal, then demand one master within 5 election timeouts, and all equal within 10 (I21)."""
         self._heal()
         self._within(5 * self._timeout, "I21: one master within 5 election timeouts", self._one_master)
-        written = self._swarm.write_once(self._world.masters[0])
-
-        def permanent_everywhere() -> bool:
-            end = self._world.checkers.truth.end
-            return written in self._world.checkers.truth.lsn_by_payload and all(
-                host.process.perm == end == host.disk.store.applied.tip.lsn for host in self._back
-            )
-
-        self._within(5 * self._timeout, "I21: a new write permanent and all equal", permanent_everywhere)
+        self._within(5 * self._timeout, "I21: a new write permanent and all equal", self._write_is_everywhere)
         self._quiet()
 
     def _heal(self) -> None:
@@ -334,11 +328,23 @@ class Recovery:
         masters = self._world.masters
         return len(masters) == 1 and all(host.process.master == masters[0].site for host in self._back)
 
+    def _write_is_everywhere(self) -> bool:
+        """Write at the master, and again at the next one if that one is deposed; tell whether all have it."""
+        truth = self._world.checkers.truth
+        if self._written not in truth.lsn_by_payload:
+            masters = [(host.site, host.process.gen) for host in self._world.masters]
+            if masters and self._at not in masters:
+                self._at = masters[-1]
+                self._written = self._swarm.write_once(self._at[0])
+            return False
+        return all(host.process.perm == truth.end == host.disk.store.applied.tip.lsn for host in self._back)
+
     def _quiet(self) -> None:
         """I22: an idle group exchanges heartbeats and their answers, and nothing else."""
         world = self._world
-        start, before = world.now, Counter(world.checkers.counts)
-        world.run_until(start + 2 * self._timeout)
+        world.run_until(world.now + 2 * self._timeout)
+        before = Counter(world.checkers.counts)
+        world.run_until(world.now + 2 * self._timeout)
         grown = world.checkers.counts - before
         beats = 2 * self._timeout // (self._swarm.options.heartbeat_ms * MILLISECOND) + 2
         for kind in Type:

@@ -125,7 +125,7 @@ class World:
     def happened(self, host: Host, event: Event) -> None:
         """Take note of an event that a site tells its application."""
         self.trace.note(self.now, host.site, "event", event)
-        self.checkers.counts[event.name] += 1
+        self.checkers.happened(host, event)
 
     # Faults.
 

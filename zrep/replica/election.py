@@ -200,7 +200,7 @@ class Elections:
         master = state.master
         if master is None:
             return
-        match = min(state.log.durable, state.log.tip.lsn) if state.role is Role.CLIENT else state.log.tip.lsn
+        match = state.match if state.role is Role.CLIENT else state.log.tip.lsn
         fields = MasterIs(master, state.perm, state.history.since(state.perm, HISTORY_LIMIT))
         state.send(sender, fields, lsn=match)
 

@@ -44,8 +44,6 @@ class Following:
         self.state = state
         self.elections = elections
         self._end_reign = end_reign
-        self.synced = False
-        """Whether our log was found to be a prefix of the master's of `gen`."""
         self.startup_done = False
         self._inflow = Inflow(state.options)
         self._master_perm: Lsn = 0
@@ -62,11 +60,6 @@ class Following:
         self._sync_backoff = Backoff(options.request_min_ms * MILLISECOND, options.request_max_ms * MILLISECOND)
         self.keep: Lsn = 0
         """Nobody needs records below this one, says the master (R19)."""
-
-    @property
-    def match(self) -> Lsn:
-        """Everything up to here is durable and verified against the master of `gen` (R15)."""
-        return min(self.state.log.durable, self.state.log.tip.lsn) if self.synced else 0
 
     # Finding a master.
 
@@ -107,9 +100,10 @@ class Following:
 
     def forget_reign(self) -> None:
         """Nothing is verified against a master, and nothing is to be acknowledged, until the next SYNC."""
-        self.synced = False
+        self.state.synced = False
         self.startup_done = False
         self._inflow.clear()
+        self._master_history = History()
         self._master_perm = 0
         self._ack_due = False
         self._stamp = 0
@@ -140,8 +134,8 @@ class Following:
             return SUCCESS
         if state.hears_master and message.gen <= state.gen:
             return IGNORE
-        if state.gen != message.gen or not self.synced:
-            result = self._adopt(message.gen, fields.master, fields.history, fields.perm, message.lsn)
+        if state.gen != message.gen or not state.synced:
+            result = self._adopt(message.gen, fields.master, (), fields.perm, message.lsn)
             if result.code is ResultCode.IGNORE:
                 return result
         self._relay = message.sender
@@ -166,7 +160,8 @@ class Following:
             state.hears_master = False
             self._startup_target = end
         state.established = True
-        self._master_history = History(reigns)
+        if reigns:
+            self._master_history = History(reigns)
         self._master_perm = max(self._master_perm, perm)
         if self._announced < gen:
             self._announced = gen
@@ -211,20 +206,20 @@ class Following:
         state.timers.set("sync", state.now + self._sync_backoff.pause())
 
     def on_sync_timer(self) -> None:
-        if not self.synced and self.state.master is not None and self.state.role is Role.CLIENT:
+        if not self.state.synced and self.state.master is not None and self.state.role is Role.CLIENT:
             self._request_sync()
 
     def on_sync(self, message: Message, fields: Sync) -> Result:
         """Cut what the master does not have; from here on our log is a prefix of its log."""
         state, common = self.state, message.lsn
         answers = (fields.asker, fields.asker_end) == (state.incarnation, state.log.tip.lsn)
-        if self.synced or not answers or common > state.log.tip.lsn:
+        if state.synced or not answers or common > state.log.tip.lsn:
             return IGNORE
         ours = state.log.chain(common)
         if common < state.perm or (ours is not None and ours != fields.chain):
             return self._diverged(common)
         state.cut(common)
-        self.synced = True
+        state.synced = True
         self._ack_due = True
         state.timers.clear("sync")
         self._append_held()
@@ -267,18 +262,18 @@ class Following:
             self._inflow.backoff.reset()
             state.timers.clear("gap")
         self._check_startup()
-        if message.flags & Flag.MORE and self.synced:
+        if message.flags & Flag.MORE and state.synced:
             self._request(message.sender)
         else:
             self._note_end(last)
-        code = ResultCode.ISPERM if last <= self.match else ResultCode.NOTPERM
+        code = ResultCode.ISPERM if last <= state.match else ResultCode.NOTPERM
         return Result(code, last)
 
     def _take(self, record: Record) -> bool:
         """Append a record, hold it, or recognise it; False if it contradicts our log (R14)."""
         state = self.state
         tip = state.log.tip
-        if not self.synced or record.lsn > tip.lsn + 1:
+        if not state.synced or record.lsn > tip.lsn + 1:
             self._inflow.hold(record)
             return True
         if record.lsn <= tip.lsn:
@@ -290,7 +285,7 @@ class Following:
 
     def _append_held(self) -> None:
         state = self.state
-        if self.synced:
+        if state.synced:
             self._inflow.forget_below(state.log.tip.lsn + 1)
             for record in self._inflow.in_order(state.log.tip):
                 state.append(record)
@@ -298,7 +293,7 @@ class Following:
     def _ask_if_behind(self) -> None:
         """Ask for what is missing; at once the first time, then as the back-off says."""
         state = self.state
-        if not self.synced or "gap" in state.timers or self._end_wanted() <= state.log.tip.lsn:
+        if not state.synced or "gap" in state.timers or self._end_wanted() <= state.log.tip.lsn:
             return
         self._request(self._anybody())
 
@@ -325,7 +320,7 @@ class Following:
 
     def on_gap_timer(self) -> None:
         state = self.state
-        if self.synced and self._end_wanted() > state.log.tip.lsn:
+        if state.synced and self._end_wanted() > state.log.tip.lsn:
             self._request(state.master if state.hears_master or self._relay is None else self._relay)
 
     def on_rerequest(self, message: Message, fields: Rerequest) -> Result:
@@ -334,7 +329,7 @@ class Following:
         if message.sender == state.master:
             state.notify(JoinFailure(f"the master's log no longer reaches back to LSN {message.lsn}"))
             return Result(ResultCode.JOIN_FAILURE, message.lsn)
-        if not self.synced:
+        if not state.synced:
             self._request_sync()
         elif self._end_wanted() > state.log.tip.lsn:
             self._request(state.master)
@@ -343,7 +338,7 @@ class Following:
     def _note_end(self, end: Lsn) -> None:
         """The master's log reaches to `end`: ask for what is missing, or first for the common point."""
         self._inflow.known_end = max(self._inflow.known_end, end)
-        if self.synced:
+        if self.state.synced:
             self._ask_if_behind()
         elif "sync" not in self.state.timers:
             self._request_sync()
@@ -357,7 +352,7 @@ class Following:
         self._ack_due = True
         self._master_perm = max(self._master_perm, fields.perm)
         self.keep = max(self.keep, fields.keep)
-        if self.synced:
+        if state.synced:
             if message.lsn == state.log.tip.lsn and fields.chain != state.log.tip.chain:
                 return self._diverged(message.lsn)
             self._check_startup()
@@ -366,7 +361,7 @@ class Following:
 
     def _check_startup(self) -> None:
         state = self.state
-        if self.synced and not self.startup_done and state.log.tip.lsn >= self._startup_target:
+        if state.synced and not self.startup_done and state.log.tip.lsn >= self._startup_target:
             self.startup_done = True
             state.notify(StartupDone(state.gen, state.log.tip.lsn))
 
@@ -375,9 +370,9 @@ class Following:
     def settle(self) -> None:
         """When nothing waits for a flush: acknowledge, and raise perm to what is permanent *and* ours (R17)."""
         state = self.state
-        if not self.synced or state.muted or state.log.dirty:
+        if not state.synced or state.muted or state.log.dirty:
             return
-        match = self.match
+        match = state.match
         state.raise_perm(min(self._master_perm, match))
         if self._ack_due and state.master is not None and state.gen == state.meta.promise:
             self._ack_due = False
@@ -406,7 +401,7 @@ class Following:
             state.cut(before)
             if record.gen > state.meta.promise:
                 state.promise(record.gen)
-            self.synced = False
+            state.synced = False
             state.append(record)
             grown = True
         if grown:

@@ -6,7 +6,7 @@ begin ─► reign record ─► NEWMASTER ─► LOG … ACK ─► perm ─►
 
 from zrep import codec
 from zrep.events import Client, Master, QuorumLost, SiteWentBack
-from zrep.ids import Egen, Gen, Lsn, Nanoseconds, Position, SiteId
+from zrep.ids import Egen, Gen, Incarnation, Lsn, Nanoseconds, Position, SiteId
 from zrep.messages import (
     HISTORY_LIMIT,
     Ack,
@@ -44,6 +44,8 @@ class Reigning:
         self._began: Nanoseconds = 0
         self._told_perm: Lsn = 0
         self._ever_acked: dict[SiteId, Lsn] = {}
+        self._runs: dict[SiteId, set[Incarnation]] = {}
+        """The runs of each site that have spoken of their log to this one."""
         options = state.options
         self._resend = Backoff(options.request_min_ms * MILLISECOND, options.request_max_ms * MILLISECOND)
         self._reads: dict[int, tuple[Nanoseconds, Lsn]] = {}
@@ -134,14 +136,21 @@ class Reigning:
         state, sender = self.state, message.sender
         if fields.reign not in (0, state.incarnation) or message.lsn > state.log.tip.lsn:
             return SUCCESS
+        self._runs.setdefault(sender, set()).add(message.incarnation)
         self.acks.ack(sender, message.lsn, min(fields.stamp, state.now), fields.applied)
         return SUCCESS
 
-    def on_returning(self, site: SiteId, end: Lsn) -> None:
-        """Compare a site's end with what it once acknowledged as permanent: less means it lost records (R5)."""
+    def on_returning(self, site: SiteId, run: Incarnation, end: Lsn) -> None:
+        """Compare a site's end with what it once acknowledged as permanent: less means it lost records (R5).
+
+        Only at first sight of a new run of it: a run that acknowledged has records, and a late or repeated
+        request of an earlier one says what was true then.
+        """
+        runs = self._runs.setdefault(site, set())
         acknowledged = self._ever_acked.get(site, 0)
-        if end < acknowledged:
+        if run not in runs and end < acknowledged:
             self.state.notify(SiteWentBack(site, acknowledged, end))
+        runs.add(run)
 
     def settle(self) -> None:
         """Advance perm by what a majority holds, and do what waits for that."""

@@ -107,7 +107,7 @@ class Replica:
         self.elections = Elections(self.state, self._win)
         self.reigning = Reigning(self.state)
         self.following = Following(self.state, self.elections, self.reigning.end)
-        self.serving = Serving(self.state, self.following)
+        self.serving = Serving(self.state)
         self._joining: Join | None = None
         self._handlers: dict[Type, Callable[[Message, Any], Result]] = {
             Type.NEWCLIENT: self._on_newclient,
@@ -179,7 +179,7 @@ class Replica:
 
     @property
     def match(self) -> Lsn:
-        return self.following.match
+        return self.state.match
 
     @property
     def startup_done(self) -> bool:
@@ -212,6 +212,13 @@ class Replica:
     def holders(self, lsn: Lsn) -> tuple[SiteId, ...]:
         """Return the sites that are known to this master to hold the record at `lsn` durably."""
         return self.reigning.holders(lsn)
+
+    def match_of(self, site: SiteId) -> Lsn | None:
+        """Return how far a member's log is known to go: its acknowledged LSN at the master, else None."""
+        state = self.state
+        if site == state.site:
+            return state.log.durable
+        return self.reigning.acks.match.get(site) if state.role is Role.MASTER else None
 
     # Inputs.
 
@@ -378,7 +385,7 @@ class Replica:
     def _on_sync_req(self, message: Message, fields: SyncReq) -> Result:
         state = self.state
         if state.role is Role.MASTER:
-            self.reigning.on_returning(message.sender, message.lsn)
+            self.reigning.on_returning(message.sender, message.incarnation, message.lsn)
             if message.gen < state.gen:
                 self.reigning.announce_to(message.sender)
         return self.serving.on_sync_req(message, fields)

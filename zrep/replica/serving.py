@@ -7,7 +7,6 @@ those records, and the asker knows (R13).
 
 from zrep.ids import Lsn, SiteId
 from zrep.messages import Flag, Log, LogReq, Message, Rerequest, Sync, SyncReq
-from zrep.replica.following import Following
 from zrep.replica.rules import IGNORE, SUCCESS, Result, Role
 from zrep.replica.state import State
 from zrep.replica.sync import common_point
@@ -16,14 +15,13 @@ from zrep.replica.sync import common_point
 class Serving:
     """Answers LOG_REQ and SYNC_REQ."""
 
-    def __init__(self, state: State, following: Following) -> None:
+    def __init__(self, state: State) -> None:
         self.state = state
-        self.following = following
 
     def _verified_end(self) -> Lsn:
         """How far this site can vouch for its log in its gen."""
         state = self.state
-        return state.log.tip.lsn if state.role is Role.MASTER else self.following.match
+        return state.log.tip.lsn if state.role is Role.MASTER else state.match
 
     def on_log_req(self, message: Message, fields: LogReq) -> Result:
         state = self.state
@@ -62,7 +60,7 @@ class Serving:
         """
         state = self.state
         end = self._verified_end()
-        if message.gen != state.gen or (state.role is Role.CLIENT and not self.following.synced):
+        if message.gen != state.gen or (state.role is Role.CLIENT and not state.synced):
             return IGNORE
         common = common_point(state.history.reigns, end, fields.history, message.lsn, fields.perm)
         chain = state.log.chain(common)

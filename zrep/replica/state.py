@@ -61,6 +61,8 @@ class State:
         """The master of `gen`."""
         self.hears_master = False
         """Whether the master speaks to us, over unbroken sockets, within the election timeout (R11)."""
+        self.synced = False
+        """As a client: whether our log was found to be a prefix of the master's of `gen`."""
         self.established = False
         """Whether a master was seen since boot (flag GROUP_ESTD)."""
         self.muted = False
@@ -83,6 +85,11 @@ class State:
     def position(self) -> Position:
         """The last record's position: what this site's log is worth in an election (R9)."""
         return self.log.tip.position
+
+    @property
+    def match(self) -> Lsn:
+        """As a client: everything up to here is durable and verified against the master of `gen` (R15)."""
+        return min(self.log.durable, self.log.tip.lsn) if self.synced else 0
 
     @property
     def config(self) -> Config:
