@@ -22,6 +22,10 @@ HomeDirectory = Annotated[Path, typer.Argument(metavar="HOME", help="The site's 
 Bind = Annotated[str, typer.Option("--bind", metavar="URI", help="Where to listen; port 0 picks one.")]
 Create = Annotated[bool, typer.Option("--create", help="Found a new group.")]
 Join = Annotated[list[str] | None, typer.Option("--join", metavar="URI", help="A site of the group to join; repeat.")]
+Advertise = Annotated[
+    list[str] | None, typer.Option("--advertise", metavar="URI", help="Where the others reach --bind, if not there.")
+]
+Publish = Annotated[str | None, typer.Option("--publish", metavar="URI", help="Where to broadcast; else a free port.")]
 Priority = Annotated[
     int, typer.Option("--priority", metavar="N", min=0, help="Of equals the highest is elected; 0: never.")
 ]
@@ -34,6 +38,8 @@ def node(
     bind: Bind,
     create: Create = False,
     join: Join = None,
+    advertise: Advertise = None,
+    publish: Publish = None,
     priority: Priority = 100,
     config: Config = None,
     set_: Set = None,
@@ -46,7 +52,14 @@ def node(
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: changes.put(None))
     site = zrep.Site(
-        home, bind=bind, create=create, join=join or (), priority=priority, options=_options(config, set_ or [])
+        home,
+        bind=bind,
+        advertise=advertise,
+        publish=publish,
+        create=create,
+        join=join or (),
+        priority=priority,
+        options=_options(config, set_ or []),
     )
     site.on_event(changes.put)
     with site:

@@ -34,6 +34,7 @@ class Node:
     """When it started, in the operating system's words: the pid alone may be a stranger's."""
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False, compare=False)
     """Only in the process that started it; until that has taken note of its end, nobody else gets the pid."""
+    command: tuple[str, ...] = field(default=(sys.executable, "-m", "zrep_cli"), repr=False)
     _said: int = 0
     """How much of the log is from earlier starts."""
 
@@ -50,7 +51,7 @@ class Node:
 
     def start(self, *arguments: str) -> None:
         """Start the process in a session of its own; it outlives this one."""
-        command = (sys.executable, "-m", "zrep_cli", "node", self.home, "--bind", self.address, *arguments)
+        command = (*self.command, "node", self.home, "--bind", self.address, *arguments)
         with self.log.open("ab") as log:
             self._said = log.tell()
             self.process = subprocess.Popen(

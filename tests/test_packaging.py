@@ -49,7 +49,7 @@ def test_the_types_and_the_quotes_are_installed(wheel: list[str]) -> None:
 
 
 def test_the_demo_finds_all_quotes() -> None:
-    from zrep_cli.demo import read_quotes
+    from cli.demo import read_quotes
 
     quotes = list(read_quotes())
     assert len({quote.key for quote in quotes}) == 560

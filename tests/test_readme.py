@@ -5,12 +5,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 import typer
-from zrep_cli import main
-from zrep_cli.processes import local_addresses, wait_until
+
+from cli import main
+from cli.processes import local_addresses, wait_until
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -50,12 +52,16 @@ def test_the_commands_do_what_is_shown(on_free_ports: Callable[[str], str], tmp_
                     process = subprocess.Popen(arguments, cwd=tmp_path, stdout=log, stderr=log)
                 stack.callback(process.wait, 10)
                 stack.callback(process.kill)
-                wait_until(lambda output=output: b"ready" in output.read_bytes(), 20, f"{command} is not ready")
+                wait_until(partial(has_said, output, b": ready"), 20, f"{command} is not ready")
             else:
                 result = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=30)
                 output.write_text(result.stdout + result.stderr)
             pattern = r"[^\0]*".join(map(re.escape, shown.split("…")))
             assert re.match(pattern, output.read_text()), f"$ {command}\n{output.read_text()}"
+
+
+def has_said(log: Path, words: bytes) -> bool:
+    return words in log.read_bytes()
 
 
 def transcript(text: str) -> Iterator[tuple[str, str]]:

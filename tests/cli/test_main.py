@@ -5,9 +5,10 @@ import sys
 
 import pytest
 import typer
-from zrep_cli import main
 
 import zrep
+from cli import main
+from tests.cli import command
 from zrep import errors
 
 CODES = {
@@ -39,10 +40,6 @@ def test_an_error_has_an_exit_code_and_a_sentence(error: type[Exception], code: 
     assert sentence.endswith("this went wrong")
 
 
-def zrep_command(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, "-m", "zrep_cli", *arguments], capture_output=True, text=True, timeout=30)
-
-
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -63,7 +60,7 @@ def zrep_command(*arguments: str) -> "subprocess.CompletedProcess[str]":
     ],
 )
 def test_wrong_usage_is_one_sentence_and_exit_2(arguments: tuple[str, ...], sentence: str) -> None:
-    result = zrep_command(*arguments)
+    result = command.zrep(*arguments)
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr.startswith(sentence)
@@ -73,7 +70,8 @@ def test_wrong_usage_is_one_sentence_and_exit_2(arguments: tuple[str, ...], sent
 def test_help_imports_nothing_of_zrep() -> None:
     script = """if True:
         import sys
-        from zrep_cli import main
+        from cli import main
+from tests.cli import command
         assert main.run([]) == 0
         assert not {"zrep", "zmq", "lmdb", "rich"} & set(sys.modules)
     """
@@ -83,8 +81,8 @@ def test_help_imports_nothing_of_zrep() -> None:
 
 
 def test_every_command_explains_itself() -> None:
-    for command in typer.main.get_command(main.app).commands.values():  # type: ignore[attr-defined]
-        assert command.help
+    for each in typer.main.get_command(main.app).commands.values():  # type: ignore[attr-defined]
+        assert each.help
 
 
 def test_a_reader_that_leaves_early_is_no_traceback() -> None:

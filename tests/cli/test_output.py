@@ -5,7 +5,8 @@ import os
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from zrep_cli import output, quote
+
+from cli import output, quote
 
 
 @given(st.binary())

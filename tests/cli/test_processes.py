@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from zrep_cli import processes
-from zrep_cli.processes import Node
+
+from cli import processes
+from cli.processes import Node
 
 
 @pytest.fixture
