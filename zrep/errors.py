@@ -13,6 +13,9 @@ import lmdb
 
 from zrep.ids import Lsn, SiteId
 
+Error = lmdb.Error
+"""What a program written for py-lmdb catches; ours are below it."""
+
 
 class ZrepError(lmdb.Error):
     """Root of zrep's errors."""

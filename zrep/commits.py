@@ -1,0 +1,179 @@
+"""Who waits for which record, and what they are told (architecture §5).
+
+A `Ticket` is one caller's wait. A `Flight` is a record that was sealed, with everybody who waits for it.
+The ack policy decides how long a caller waits, never what is safe: a flight is *permanent* when its
+record is applied here, and *not applied* when another gen's record is permanent at its LSN. Until one of
+the two is so, nobody knows: a cut of the tail alone proves nothing, for another site may hold the record.
+"""
+
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from typing import NamedTuple, TypeAlias
+
+from zrep.commit import CommitResult, CommitToken
+from zrep.errors import NotAppliedError, PermFailedError, UnknownOutcomeError, ZrepError
+from zrep.ids import Lsn, Nanoseconds, Position, SiteId
+from zrep.options import AckPolicy
+from zrep.replica.acks import satisfied
+from zrep.replica.replica import Replica, Role
+
+Answer: TypeAlias = Callable[[CommitResult | None, Exception | None], None]
+"""What is called with the outcome: a result, or an error."""
+
+
+class Ticket:
+    """One caller's wait for one transaction. Resolved by the engine, awaited anywhere, once."""
+
+    __slots__ = ("_answer", "_done", "_error", "_result", "deadline", "policy", "verdict", "wrote")
+
+    def __init__(self, policy: AckPolicy, deadline: Nanoseconds, answer: "Answer | None" = None) -> None:
+        """Make a ticket to `wait` on; or, with `answer`, one that calls it on the engine's thread."""
+        self.policy = policy
+        self.deadline = deadline
+        self.wrote = True
+        """Whether it has anything in the record; a transaction that only read still waits for what it read."""
+        self.verdict: Exception | None = None
+        """What to raise once what it rests on is permanent: a conflict, say."""
+        self._answer = answer
+        self._result: CommitResult | None = None
+        self._error: Exception | None = None
+        self._done = threading.Lock()
+        self._done.acquire()
+
+    def wait(self) -> CommitResult:
+        """Block until the engine has decided; it does so by `deadline`."""
+        self._done.acquire()
+        if self._error is not None:
+            raise self._error
+        assert self._result is not None
+        return self._result
+
+    def resolve(self, result: CommitResult) -> None:
+        self._finish(result, self.verdict)
+
+    def reject(self, error: Exception) -> None:
+        self._finish(None, error)
+
+    def _finish(self, result: CommitResult | None, error: Exception | None) -> None:
+        if self._answer is not None:
+            self._answer(result, error)
+            return
+        self._result, self._error = result, error
+        self._done.release()
+
+
+def into(future: "Future[CommitResult]") -> Answer:
+    """Return an answer that completes `future`; a cancelled one has lost its caller, not its commit."""
+
+    def answer(result: CommitResult | None, error: Exception | None) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        if error is not None:
+            future.set_exception(error)
+        elif result is not None:
+            future.set_result(result)
+
+    return answer
+
+
+class Flight(NamedTuple):
+    """A sealed record and who waits for it."""
+
+    position: Position
+    tickets: list[Ticket]
+
+
+class Commits:
+    """Everybody who waits for a record of this site's log. Used by the engine's thread only."""
+
+    def __init__(self, replica: Replica, site: SiteId) -> None:
+        self._replica = replica
+        self._site = site
+        self._flights: list[Flight] = []
+        self._next_deadline: Nanoseconds | None = None
+
+    @property
+    def deadline(self) -> Nanoseconds | None:
+        """When the next waiter's time is up."""
+        return self._next_deadline
+
+    def __len__(self) -> int:
+        return sum(len(flight.tickets) for flight in self._flights)
+
+    def sealed(self, position: Position, tickets: Iterable[Ticket], applied: Lsn, now: Nanoseconds) -> None:
+        """Wait for the record at `position` on behalf of `tickets`."""
+        self._flights.append(Flight(position, list(tickets)))
+        self.settle(applied, now)
+
+    def settle(self, applied: Lsn, now: Nanoseconds) -> None:
+        """Answer who can be answered. `applied` is how far the store goes: what is visible here."""
+        if not self._flights:
+            return
+        self._flights = [flight for flight in self._flights if self._settle_flight(flight, applied, now)]
+        deadlines = [ticket.deadline for flight in self._flights for ticket in flight.tickets]
+        self._next_deadline = min(deadlines, default=None)
+
+    def _settle_flight(self, flight: Flight, applied: Lsn, now: Nanoseconds) -> bool:
+        """Answer a flight's waiters; return whether anybody goes on waiting."""
+        replica, (gen, lsn) = self._replica, flight.position
+        permanent = applied >= lsn
+        if permanent and replica.gen_at(lsn) != gen:
+            for ticket in flight.tickets:
+                ticket.reject(_not_applied(flight.position))
+            return False
+        reigns = replica.role is Role.MASTER and replica.gen == gen
+        holders = replica.holders(lsn) if reigns else ()
+        waiting = []
+        result: CommitResult | None = None
+        for ticket in flight.tickets:
+            if self._enough(ticket, permanent, reigns, holders):
+                if result is None:
+                    token = CommitToken(gen, lsn, self._site)
+                    result = CommitResult(token, permanent, holders, replica.config.durability)
+                ticket.resolve(result if ticket.wrote else result._replace(token=None))
+            elif ticket.deadline <= now:
+                ticket.reject(self._too_late(flight.position, ticket, permanent, reigns, holders))
+            else:
+                waiting.append(ticket)
+        flight.tickets[:] = waiting
+        return bool(waiting)
+
+    def _enough(self, ticket: Ticket, permanent: bool, reigns: bool, holders: tuple[SiteId, ...]) -> bool:
+        if ticket.policy is AckPolicy.QUORUM or ticket.verdict is not None or not ticket.wrote or not reigns:
+            return permanent
+        replica = self._replica
+        return satisfied(ticket.policy, permanent, holders, self._site, replica.config, replica.up)
+
+    def _too_late(
+        self, position: Position, ticket: Ticket, permanent: bool, reigns: bool, holders: tuple[SiteId, ...]
+    ) -> ZrepError:
+        token = CommitToken(position.gen, position.lsn, self._site)
+        if not reigns and not permanent:
+            return UnknownOutcomeError(
+                f"this site lost mastership while record {position.lsn} was on its way: "
+                f"ask txn_applied(token) what became of it",
+                token,
+            )
+        missing = [member.site for member in self._replica.config.members if member.site not in holders]
+        return PermFailedError(
+            f"record {position.lsn} was acknowledged by {len(holders)} sites in time, policy {ticket.policy.value} "
+            f"wants more: it stays in the log and may still become permanent, ask txn_applied(token)",
+            token,
+            holders,
+            missing,
+        )
+
+    def abandon(self) -> None:
+        """The site stops: nobody will hear more from it."""
+        for position, tickets in self._flights:
+            token = CommitToken(position.gen, position.lsn, self._site)
+            for ticket in tickets:
+                ticket.reject(UnknownOutcomeError("the site stopped: ask txn_applied(token) at another one", token))
+        self._flights.clear()
+
+
+def _not_applied(position: Position) -> NotAppliedError:
+    return NotAppliedError(
+        f"another master's record is permanent at LSN {position.lsn}: the transaction did not happen, run it again"
+    )

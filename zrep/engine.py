@@ -1,0 +1,691 @@
+"""The engine: the one thread that feeds the machine and performs its effects.
+
+It owns the log, the LMDB write transaction, all sockets and the timers. One turn:
+
+    poll ─► arrivals ─► calls ─► writes ─► timers ─► effects: meta, early sends, ONE flush, sends ─► apply, answer
+
+Application threads hand it work through one inbox with one wake-up and wait on a ticket. A put, end to end:
+its child transaction merges into the open group (`storage.group`); when no writer waits the group is
+sealed into a record, published and flushed; when a majority holds it, it is committed and its writers
+are answered (`commits`). What the machine decides is `replica`'s business, never this file's.
+"""
+
+import atexit
+import logging
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from zrep import codec
+from zrep.bus.arrivals import Arrival, ClientRequest, Connected, ConnectFailed, Disconnected, DuplicateSite
+from zrep.commit import Batch, CommitResult
+from zrep.commits import Answer, Commits, Ticket, into
+from zrep.errors import (
+    NoMasterError,
+    NotAppliedError,
+    NotMasterError,
+    ProtocolError,
+    StorageError,
+    UnknownOutcomeError,
+    ZrepError,
+)
+from zrep.events import ConnectBroken, ConnectEstd, ConnectTryFailed, Event, Panic, StorageFailed
+from zrep.forwarding import POLICIES, Forwarding, reply_to
+from zrep.ids import Gen, GroupId, Lsn, Nanoseconds, Position, SiteId
+from zrep.messages import Forward, ForwardReply, Message, Read, ReadReq, Status, Type
+from zrep.options import MILLISECOND, AckPolicy, Options
+from zrep.ports import Log, MetaFile
+from zrep.records import Member, Record
+from zrep.replica.replica import Replica, Role
+from zrep.storage.group import Group, Phase
+from zrep.storage.sessions import Verdict
+from zrep.storage.store import Store
+from zrep.storage.writers import Writers
+
+ARRIVALS_PER_TURN = 256
+APPLY_BYTES = 4 << 20
+"""Records applied in one LMDB transaction at most; the turn goes on in between."""
+MAINTENANCE_MS = 10_000
+READ_RETRY_MS = 50
+
+_T = TypeVar("_T")
+
+
+class Transport(Protocol):
+    """What the engine needs of a bus. `bus.Bus` over ZeroMQ, or `solo.Solo` for a site on its own."""
+
+    group: GroupId
+
+    def wake(self) -> None: ...
+    def poll(self, timeout_ms: int | None) -> None: ...
+    def receive(self, now: Nanoseconds, limit: int) -> list[Arrival]: ...
+    def send(self, message: Message) -> bool: ...
+    def reply(self, route: bytes, reply: codec.Reply) -> None: ...
+    def seed(self, endpoint: str) -> None: ...
+    def members(self, members: Iterable[Member]) -> None: ...
+    def tick(self, now: Nanoseconds) -> None: ...
+    def deadline(self) -> Nanoseconds | None: ...
+    def close(self) -> None: ...
+
+
+class Write(NamedTuple):
+    """A batch for the master to run, from this site, another one, or a foreign client."""
+
+    batch: Batch
+    session: str
+    seq: int
+    ticket: Ticket
+
+
+class Engine:
+    """The thread of one environment and everything that only this thread touches."""
+
+    def __init__(
+        self,
+        *,
+        replica: Replica,
+        log: Log,
+        metafile: MetaFile,
+        store: Store,
+        transport: Transport,
+        options: Options,
+        name: str,
+        on_event: Callable[[Event], None],
+        on_request: "Callable[[Engine, ClientRequest], None] | None" = None,
+    ) -> None:
+        self.replica = replica
+        self.log = log
+        self.store = store
+        self.transport = transport
+        self.options = options
+        self.failure: ZrepError | None = None
+        """Why the site stopped; None while it runs."""
+        self.writers = Writers(self.wake)
+        self._metafile = metafile
+        self._on_event = on_event
+        self._on_request = on_request
+        self._site: SiteId = replica.state.site
+        self._logger = logging.getLogger(f"zrep.engine.{name}")
+        self._thread = threading.Thread(target=self._run, name=f"zrep-engine-{name}", daemon=True)
+        self._stopping = False
+        self._asleep = False
+        self._calls: deque[Callable[[], None]] = deque()
+        self._writes: deque[Write] = deque()
+        self._new_writes: deque[tuple[Batch, Ticket]] = deque()
+
+        self._group: Group | None = None
+        self._group_gen: Gen = 0
+        self._tail_end: Lsn = 0
+        """The last LSN that the group was begun with: the log's end then, permanent or not."""
+        self._covers: Lsn = 0
+        """The last LSN that the group holds: that of its own record, once it is sealed."""
+        self._gathering: list[Ticket] = []
+        """Who waits for the open group."""
+        self._revoke_at: Nanoseconds = 0
+        self._revoking: Any = None
+        self._commits = Commits(replica, self._site)
+        seeds = random.SystemRandom()
+        self._forwarding = Forwarding(replica, options, lambda: f"{seeds.getrandbits(128):032x}")
+        self._applied_waits: list[tuple[Lsn, Nanoseconds, Callable[[Exception | None], None]]] = []
+        self._reads: dict[int, tuple[Nanoseconds, Callable[[Lsn | None], None]]] = {}
+        self._read_numbers = 0
+        self._maintenance_at: Nanoseconds = 0
+        self._config = replica.config
+        self._followed: tuple[Gen, SiteId | None] = (0, None)
+
+    # Life.
+
+    def start(self) -> None:
+        """Start the thread. It is a daemon and stops itself at exit, so that a forgotten close hangs nothing."""
+        self._thread.start()
+        atexit.register(self.stop)
+
+    def stop(self) -> None:
+        """End the thread: what waits is told, the log is flushed, everything is closed. Idempotent."""
+        atexit.unregister(self.stop)
+        if not self._stopping:
+            self._stopping = True
+            self.wake()
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive() and not self._stopping
+
+    def wake(self) -> None:
+        """Make the engine look at its inbox; any thread. Costs nothing while it is awake."""
+        if self._asleep:
+            self._asleep = False
+            self.transport.wake()
+
+    # What other threads ask of it.
+
+    def call(self, function: Callable[[], _T]) -> _T:
+        """Run `function` on the engine's thread and return what it returns."""
+        if threading.current_thread() is self._thread:
+            return function()
+        future: Future[_T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(function())
+            except Exception as error:
+                future.set_exception(error)
+
+        self._post(run)
+        return future.result()
+
+    def _post(self, function: Callable[[], None]) -> None:
+        self._check_alive()
+        self._calls.append(function)
+        self.wake()
+
+    def _check_alive(self) -> None:
+        if self.failure is not None:
+            raise StorageError(f"the site has stopped: {self.failure}")
+        if self._stopping:
+            raise ZrepError("the environment is closed: open it again")
+
+    def ticket(self, acks: AckPolicy | None, timeout_ms: int | None, answer: Answer | None = None) -> Ticket:
+        """Make a ticket; its time runs from now."""
+        timeout = self.options.ack_timeout_ms if timeout_ms is None else timeout_ms
+        deadline = time.monotonic_ns() + timeout * MILLISECOND
+        return Ticket(self.options.ack_policy if acks is None else acks, deadline, answer)
+
+    def committed(self, ticket: Ticket) -> None:
+        """A child has merged: `ticket` waits for its group. Called by the writer, before it leaves."""
+        self._check_alive()
+        self._gathering.append(ticket)
+
+    def submit(self, batch: Batch, ticket: Ticket) -> None:
+        """Run a batch at the master, which may be another site."""
+        self._check_alive()
+        self._new_writes.append((batch, ticket))
+        self.wake()
+
+    def submit_future(self, batch: Batch, acks: AckPolicy | None, timeout_ms: int | None) -> "Future[CommitResult]":
+        """As `submit`, answered by a future."""
+        future: Future[CommitResult] = Future()
+        self.submit(batch, self.ticket(acks, timeout_ms, into(future)))
+        return future
+
+    def wait_applied(self, position: Position, timeout_ms: int) -> None:
+        """Block until the store has applied up to that record. Raises NoMasterError when it takes too long."""
+        future: Future[None] = Future()
+
+        def done(error: Exception | None) -> None:
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
+
+        deadline = time.monotonic_ns() + timeout_ms * MILLISECOND
+        self._post(lambda: self._applied_waits.append((position.lsn, deadline, done)))
+        future.result()
+
+    def read_index(self, timeout_ms: int) -> Lsn:
+        """Return an LSN that holds everything acknowledged before now, at any site (R23)."""
+        future: Future[Lsn] = Future()
+
+        def done(lsn: Lsn | None) -> None:
+            if lsn is None:
+                future.set_exception(NoMasterError("no master confirmed the read in time: see `zrep status`"))
+            else:
+                future.set_result(lsn)
+
+        deadline = time.monotonic_ns() + timeout_ms * MILLISECOND
+        self._post(lambda: self._begin_read(deadline, done))
+        return future.result()
+
+    # The loop.
+
+    def _run(self) -> None:
+        try:
+            self._turn_until_stopped()
+        except (StorageError, OSError) as error:
+            self._fail(error, StorageFailed(str(error)))
+        except Exception as error:
+            self._fail(error, Panic(f"{type(error).__name__}: {error}"))
+        finally:
+            self._close()
+
+    def _turn_until_stopped(self) -> None:
+        now = time.monotonic_ns()
+        self.replica.wall_ms = time.time_ns() // MILLISECOND
+        self.replica.start(now)
+        self._perform(now)
+        while not self._stopping:
+            self._sleep()
+            now = time.monotonic_ns()
+            self.replica.wall_ms = time.time_ns() // MILLISECOND
+            arrivals = self.transport.receive(now, ARRIVALS_PER_TURN)
+            for arrival in arrivals:
+                self._take_in(now, arrival)
+            for _ in range(len(self._calls)):
+                self._calls.popleft()()
+            self._sort_writes(now)
+            self._advance(now)
+            self.transport.tick(now)
+            self._tick(now)
+            self.replica.tick(now, drained=len(arrivals) < ARRIVALS_PER_TURN)
+            self._perform(now)
+            self._advance(now)
+            self._perform(now)
+
+    def _sleep(self) -> None:
+        """Wait for a socket, a wake-up or the next deadline; not at all while something is queued."""
+        self._asleep = True
+        if self._calls or self._new_writes or self._stopping or (self._writes and self._can_write()):
+            self._asleep = False
+            return
+        deadlines = [
+            at
+            for at in (
+                self.replica.deadline,
+                self.transport.deadline(),
+                self._commits.deadline,
+                self._forwarding.deadline,
+                self._maintenance_at,
+                self._revoke_at if self._revoking is not None else None,
+                *(deadline for _, deadline, _ in self._applied_waits),
+                *(deadline for deadline, _ in self._reads.values()),
+            )
+            if at is not None
+        ]
+        left = min(deadlines) - time.monotonic_ns()
+        self.transport.poll(max(-(-left // MILLISECOND), 0))
+        self._asleep = False
+
+    def _take_in(self, now: Nanoseconds, arrival: Arrival) -> None:
+        if isinstance(arrival, Message):
+            self.replica.receive(now, arrival)
+        elif isinstance(arrival, ClientRequest):
+            if self._on_request is not None:
+                self._on_request(self, arrival)
+        elif isinstance(arrival, Connected):
+            self._emit(ConnectEstd(arrival.site))
+            self.replica.connected(now, arrival.site)
+        elif isinstance(arrival, Disconnected):
+            self._emit(ConnectBroken(arrival.site, arrival.reason))
+            self.replica.disconnected(now, arrival.site)
+        elif isinstance(arrival, ConnectFailed):
+            self._emit(ConnectTryFailed(arrival.endpoint, arrival.reason))
+        else:
+            assert isinstance(arrival, DuplicateSite)
+            self.replica.duplicate(now, arrival.site)
+
+    def _tick(self, now: Nanoseconds) -> None:
+        """The engine's own deadlines."""
+        if (self._commits.deadline or now) < now:
+            self._commits.settle(self._applied, now)
+        if self._forwarding:
+            self._forwarding.tick(now)
+        self._expire_waits(now)
+        self._revoke_forgotten(now)
+        if now >= self._maintenance_at:
+            self._maintenance_at = now + MAINTENANCE_MS * MILLISECOND
+            self.store.env.reader_check()
+            if self.options.retain_bytes:
+                self.log.trim(min(self.replica.keep, self._applied))
+
+    def _perform(self, now: Nanoseconds) -> None:
+        """Perform the machine's effects, in the order of `replica.effects`: persist, then speak."""
+        sends: list[Message] = []
+        events: list[Event] = []
+        work: list[Message] = []
+        while True:
+            effects = self.replica.take()
+            if effects.meta is not None:
+                self._metafile.save(effects.meta)
+                self.transport.group = effects.meta.group
+            for message in effects.early:
+                self.transport.send(message)
+            sends += effects.sends
+            events += effects.events
+            work += effects.work
+            if not self.log.dirty:
+                break
+            self.log.flush()
+            self.replica.persisted(now)
+        for message in sends:
+            self.transport.send(message)
+        if self.replica.config is not self._config:
+            self._config = self.replica.config
+            self.transport.members(self._config.members)
+        for event in events:
+            self._emit(event)
+        if work:
+            for message in work:
+                self._work(now, message)
+            self._perform(now)
+
+    def _emit(self, event: Event) -> None:
+        self._logger.info("%s", event)
+        self._on_event(event)
+
+    # The group transaction (architecture §5).
+
+    @property
+    def _applied(self) -> Lsn:
+        return self.store.applied.tip.lsn
+
+    def _can_write(self) -> bool:
+        return self._group is not None and self._group.phase is Phase.OPEN and not self.writers.busy
+
+    def _advance(self, now: Nanoseconds) -> None:
+        """Move the group on as far as it goes: end it, open the next, run what is queued, seal it."""
+        replica = self.replica
+        followed = (replica.gen, replica.master)
+        if followed != self._followed:
+            self._followed = followed
+            self._master_changed()
+        if self._group is not None and (replica.role is not Role.MASTER or self._group_gen != replica.gen):
+            self._lose_group()
+        if self._group is None and replica.role is Role.CLIENT:
+            self._apply(replica.perm)
+        elif replica.role is Role.MASTER:
+            self._end_group()
+            if self._group is None:
+                self._open_group()
+            self._run_writes(now)
+            self._seal(now)
+        self._commits.settle(self._applied, now)
+        self._answer_waits()
+
+    def _apply(self, perm: Lsn) -> None:
+        """Bring the store up to `perm`: only what is permanent is ever committed to it (R17)."""
+        if self._applied >= perm:
+            return
+        while (first := self._applied + 1) <= perm:
+            self.store.apply(self.log.read(first, perm, APPLY_BYTES))
+        self.replica.set_applied(self._applied)
+
+    def _open_group(self) -> None:
+        """Begin a group that builds on the whole log, permanent or not."""
+        self._apply(self.replica.perm)
+        tail = self._read_log(self._applied + 1, self.log.tip.lsn)
+        group = Group(self.store, self.options.record_bytes, self.writers.leave, tail)
+        self._group, self._group_gen = group, self.replica.gen
+        self._tail_end = self._covers = self.log.tip.lsn
+        self.writers.admit(group)
+
+    def _read_log(self, first: Lsn, last: Lsn) -> list[Record]:
+        records: list[Record] = []
+        while first <= last:
+            records += self.log.read(first, last, APPLY_BYTES)
+            first = records[-1].lsn + 1
+        return records
+
+    def _end_group(self) -> None:
+        """Commit the group if all it holds is permanent: it was sealed, or it holds nothing of its own."""
+        group, perm = self._group, self.replica.perm
+        if group is None or perm < self._covers or perm == self._applied:
+            return
+        if group.phase is Phase.OPEN:
+            self.writers.hold()
+            if group.merged or self.writers.busy or self._gathering:
+                self.writers.admit(group)
+                return
+            group.seal()
+            self._covers = perm
+        group.commit(self._read_log(self._tail_end + 1, self._covers))
+        self._group = None
+        self.replica.set_applied(self._applied)
+
+    def _run_writes(self, now: Nanoseconds) -> None:
+        """Run queued batches as children, unless an application's writer is in."""
+        if not self._writes or self._group is None or self._group.phase is not Phase.OPEN:
+            return
+        group = self.writers.enter_at_once()
+        if group is None:
+            return
+        while self._writes and not group.full:
+            write = self._writes.popleft()
+            if write.ticket.deadline > now:
+                self._run_write(group, write)
+            else:
+                write.ticket.reject(NotAppliedError("the write waited too long and did not happen: run it again"))
+        self.writers.leave()
+
+    def _run_write(self, group: Group, write: Write) -> None:
+        ticket = write.ticket
+        try:
+            answer = group.run_batch(write.batch, write.session, write.seq)
+        except Exception as error:
+            # What it saw may rest on records that are not permanent: it is told when they are.
+            ticket.verdict, ticket.wrote = error, False
+            self._gathering.append(ticket)
+            return
+        if answer.verdict is Verdict.UNKNOWN:
+            ticket.reject(UnknownOutcomeError("this session is not remembered: the write may have happened"))
+        elif answer.position is not None:
+            self._commits.sealed(answer.position, [ticket], self._applied, self.replica.state.now)
+        else:
+            ticket.wrote = bool(write.batch)
+            self._gathering.append(ticket)
+
+    def _seal(self, now: Nanoseconds) -> None:
+        """Seal the group when its writers are done, and send its record on the way."""
+        group = self._group
+        if group is None or group.phase is not Phase.OPEN:
+            return
+        if self.writers.take() is None:
+            if self._gathering and not group.merged and not self.writers.busy:
+                self._answer_readers(now)
+            return
+        payload = group.seal()
+        assert payload is not None
+        position = self.replica.submit(now, payload)
+        self._covers = position.lsn
+        tickets, self._gathering = self._gathering, []
+        self._commits.sealed(position, tickets, self._applied, now)
+
+    def _answer_readers(self, now: Nanoseconds) -> None:
+        """Writers that wrote nothing wait only for what they read: the tail under the group."""
+        tickets, self._gathering = self._gathering, []
+        self._commits.sealed(Position(self.replica.gen_at(self._covers), self._covers), tickets, self._applied, now)
+
+    def _lose_group(self) -> None:
+        """Mastership is lost: whoever writes is told at its next operation; nothing of it was sealed."""
+        group = self._group
+        assert group is not None
+        self.writers.refuse(self._not_master)
+        error = NotAppliedError("this site is not master any more and the transaction did not happen: run it again")
+        if not group.doom(error):
+            return
+        group.abort()
+        self._group = None
+        tickets, self._gathering = self._gathering, []
+        for ticket in tickets:
+            ticket.reject(error)
+
+    def _not_master(self) -> ZrepError:
+        member = self.replica.config.member(self.replica.master)
+        if member is None:
+            return NotMasterError("this site is a client and no master is known: see `zrep status`")
+        address = member.endpoints[0] if member.endpoints else None
+        return NotMasterError(
+            f"this site is a client: begin write transactions at the master, {address or member.site}, "
+            f"or use put, delete and write, which forward",
+            member.site,
+            address,
+        )
+
+    def _revoke_forgotten(self, now: Nanoseconds) -> None:
+        """A write transaction must not stop the group for ever (write_txn_timeout_ms)."""
+        child = self._group.child if self._group is not None else None
+        if child is None or child is not self._revoking:
+            self._revoking = child
+            self._revoke_at = now + self.options.write_txn_timeout_ms * MILLISECOND
+        elif now >= self._revoke_at and self._group is not None:
+            limit = self.options.write_txn_timeout_ms
+            self._group.doom(
+                NotAppliedError(f"the write transaction was open for more than {limit} ms and was ended: run it again"),
+                now=True,
+            )
+
+    # Batches: run here, or forwarded.
+
+    def _sort_writes(self, now: Nanoseconds) -> None:
+        """Take new writes from the inbox: a master runs them, a client forwards them."""
+        new = self._new_writes
+        for _ in range(len(new)):
+            batch, ticket = new.popleft()
+            if self.replica.role is Role.MASTER:
+                self._writes.append(Write(batch, "", 0, ticket))
+            else:
+                self._forwarding.add(codec.encode_batch(batch), ticket, now)
+
+    def run(self, batch: Batch, session: str, seq: int, ticket: Ticket) -> None:
+        """Run a write of another site or a foreign client; on the engine's thread, at the master."""
+        self._writes.append(Write(batch, session, seq, ticket))
+
+    def _master_changed(self) -> None:
+        """Somebody else is master, or nobody, or we are: send what waits to where it belongs."""
+        if self.replica.role is Role.MASTER:
+            for entry in self._forwarding.take_over():
+                self._writes.append(
+                    Write(codec.decode_batch(entry.data), entry.session.name, entry.session.seq, entry.ticket)
+                )
+            return
+        self.writers.refuse(self._not_master)
+        local, self._writes = self._writes, deque()
+        for write in local:
+            if write.session:
+                write.ticket.reject(NoMasterError("this site is not master any more"))
+            else:
+                self._forwarding.add(codec.encode_batch(write.batch), write.ticket, self.replica.state.now)
+
+    def _work(self, now: Nanoseconds, message: Message) -> None:
+        """Messages that ask something of the engine."""
+        fields = message.fields
+        if message.type is Type.FORWARD:
+            self._on_forward(now, message, fields)
+        elif message.type is Type.FORWARD_REPLY:
+            self._forwarding.on_reply(message, fields, now)
+        elif message.type is Type.JOIN_REPLY:
+            for endpoint in fields.endpoints:
+                self.transport.seed(endpoint)
+        elif message.type is Type.READ_REQ:
+            self._on_read_req(now, message, fields)
+        elif message.type is Type.READ:
+            self._on_read(message, fields)
+
+    def _on_forward(self, now: Nanoseconds, message: Message, fields: Forward) -> None:
+        def answer(result: CommitResult | None, error: Exception | None) -> None:
+            reply, data = reply_to(fields.session, fields.seq, result, error)
+            lsn = result.token.lsn if result is not None and result.token is not None else 0
+            self.replica.send(message.sender, reply, lsn=lsn, data=data)
+
+        if self.replica.role is not Role.MASTER:
+            reply = ForwardReply(fields.session, fields.seq, Status.REDIRECT)
+            self.replica.send(message.sender, reply)
+            return
+        policy = POLICIES[fields.acks] if 0 <= fields.acks < len(POLICIES) else self.options.ack_policy
+        ticket = Ticket(policy, now + fields.deadline_ms * MILLISECOND, answer)
+        try:
+            self.run(codec.decode_batch(message.data), fields.session, fields.seq, ticket)
+        except ProtocolError as error:
+            ticket.reject(error)
+
+    # Waiting for applied records, and authoritative reads (R23).
+
+    def _answer_waits(self) -> None:
+        if self._applied_waits:
+            applied, waits = self._applied, self._applied_waits
+            self._applied_waits = [wait for wait in waits if wait[0] > applied]
+            for lsn, _, done in waits:
+                if lsn <= applied:
+                    done(None)
+        for request, lsn in self.replica.reads_confirmed():
+            _, done_read = self._reads.pop(request, (0, None))
+            if done_read is not None:
+                done_read(lsn)
+
+    def _expire_waits(self, now: Nanoseconds) -> None:
+        for wait in [wait for wait in self._applied_waits if wait[1] <= now]:
+            self._applied_waits.remove(wait)
+            wait[2](NoMasterError(f"record {wait[0]} was not applied here in time: see `zrep status` for the lag"))
+        for request, (deadline, done) in list(self._reads.items()):
+            if deadline <= now:
+                del self._reads[request]
+                done(None)
+
+    def _begin_read(self, deadline: Nanoseconds, done: Callable[[Lsn | None], None]) -> None:
+        """Begin a read-index round here, or ask the master for one; asked again until the deadline."""
+        self._read_numbers += 1
+        number = self._read_numbers
+        now = time.monotonic_ns()
+        if self.replica.read_index(now, number):
+            self._reads[number] = (deadline, done)
+            return
+
+        def again(lsn: Lsn | None) -> None:
+            if lsn is None and time.monotonic_ns() < deadline:
+                self._begin_read(deadline, done)
+            else:
+                done(lsn)
+
+        self._reads[number] = (min(now + READ_RETRY_MS * MILLISECOND, deadline), again)
+        master = self.replica.master
+        if master is not None and self.replica.role is Role.CLIENT:
+            self.replica.send(master, ReadReq(number))
+
+    def _on_read_req(self, now: Nanoseconds, message: Message, fields: ReadReq) -> None:
+        self._read_numbers += 1
+        number = self._read_numbers
+        if not self.replica.read_index(now, number):
+            self.replica.send(message.sender, Read(fields.request, Status.BUSY))
+            return
+
+        def done(lsn: Lsn | None) -> None:
+            if lsn is not None:
+                self.replica.send(message.sender, Read(fields.request, Status.OK), lsn=lsn)
+
+        self._reads[number] = (now + self.options.quorum_timeout_ms * MILLISECOND, done)
+
+    def _on_read(self, message: Message, fields: Read) -> None:
+        if fields.status is Status.OK and message.sender == self.replica.master:
+            _, done = self._reads.pop(fields.request, (0, None))
+            if done is not None:
+                done(message.lsn)
+
+    # The end.
+
+    def _fail(self, error: Exception, event: Event) -> None:
+        """Stop the site: nothing of the step that failed has left it."""
+        self._logger.error("%s", event, exc_info=error)
+        self.failure = error if isinstance(error, ZrepError) else StorageError(str(error))
+        self._stopping = True
+        self._on_event(event)
+
+    def _close(self) -> None:
+        """Tell everybody who waits, and let go of everything."""
+        self._stopping = True
+        failure = self.failure or ZrepError("the environment is closed: open it again")
+        self.writers.refuse(lambda: failure)
+        if self._group is not None:
+            error = NotAppliedError("the site stopped and the transaction did not happen")
+            if self._group.doom(error, now=True):
+                self._group.abort()
+        for ticket in self._gathering:
+            ticket.reject(NotAppliedError("the site stopped and the transaction did not happen"))
+        self._commits.abandon()
+        for _, ticket in self._new_writes:
+            ticket.reject(failure)
+        for write in self._writes:
+            write.ticket.reject(failure)
+        for entry in self._forwarding.take_over():
+            entry.ticket.reject(UnknownOutcomeError("the site stopped before the master answered"))
+        for _, _, done in self._applied_waits:
+            done(failure)
+        for _, done_read in list(self._reads.values()):
+            done_read(None)
+        for call in list(self._calls):
+            call()
+        self.transport.close()

@@ -1,0 +1,184 @@
+"""Writes made at a client site, sent to the master until answered, at most once (R25).
+
+Each write travels under a session of its own (session, seq): the master remembers the last one of every
+session in the replicated state, so a repeat, also to the next master, finds what the first has done. A
+session carries one write at a time; idle sessions are used again.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from zrep.commit import CommitResult, CommitToken
+from zrep.commits import Ticket
+from zrep.errors import (
+    ConflictError,
+    NoMasterError,
+    NotAppliedError,
+    OptionError,
+    PermFailedError,
+    TxnTooLargeError,
+    UnknownOutcomeError,
+    ZrepError,
+)
+from zrep.ids import Gen, Nanoseconds, SiteId
+from zrep.messages import Forward, ForwardReply, Message, Status
+from zrep.options import MILLISECOND, AckPolicy, Options
+from zrep.replica.replica import Replica, Role
+from zrep.replica.timers import Backoff
+
+POLICIES = tuple(AckPolicy)
+"""An ack policy travels as its place in this tuple: the order is frozen."""
+
+
+@dataclass(slots=True)
+class Session:
+    """A numbered line of writes, one at a time."""
+
+    name: str
+    seq: int = 1
+
+
+@dataclass(slots=True)
+class Pending:
+    """A write that is not answered yet."""
+
+    session: Session
+    data: bytes
+    ticket: Ticket
+    backoff: Backoff
+    due: Nanoseconds = 0
+    sent_to: Gen = 0
+    """The gen of the master that has it; 0 while it was never sent."""
+
+
+class Forwarding:
+    """The unanswered writes of this site. Used by the engine's thread only."""
+
+    def __init__(self, replica: Replica, options: Options, new_session: Callable[[], str]) -> None:
+        self._replica = replica
+        self._options = options
+        self._new_session = new_session
+        self._idle: list[Session] = []
+        self._pending: dict[str, Pending] = {}
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    @property
+    def deadline(self) -> Nanoseconds | None:
+        """When something is to be repeated or given up."""
+        return min((min(entry.due, entry.ticket.deadline) for entry in self._pending.values()), default=None)
+
+    def add(self, data: bytes, ticket: Ticket, now: Nanoseconds) -> None:
+        """Take a write, an encoded batch, and send it as soon as there is a master."""
+        session = self._idle.pop() if self._idle else Session(self._new_session())
+        options = self._options
+        backoff = Backoff(options.request_min_ms * MILLISECOND, options.request_max_ms * MILLISECOND)
+        entry = Pending(session, data, ticket, backoff, now)
+        self._pending[session.name] = entry
+        self._send_if_due(entry, now)
+
+    def tick(self, now: Nanoseconds) -> None:
+        """Send what is due, at once to a new master; give up what is too late."""
+        for entry in list(self._pending.values()):
+            if entry.ticket.deadline <= now:
+                self._give_up(entry)
+            else:
+                self._send_if_due(entry, now)
+
+    def _send_if_due(self, entry: Pending, now: Nanoseconds) -> None:
+        replica, ticket = self._replica, entry.ticket
+        master = replica.master
+        if master is None or replica.role is Role.MASTER:
+            entry.due = ticket.deadline
+            return
+        if entry.sent_to != replica.gen:
+            entry.backoff.reset()
+        elif entry.due > now:
+            return
+        left_ms = max((ticket.deadline - now) // MILLISECOND, 1)
+        session = entry.session
+        fields = Forward(session.name, session.seq, left_ms, POLICIES.index(ticket.policy))
+        replica.send(master, fields, data=entry.data)
+        entry.sent_to = replica.gen
+        entry.due = now + entry.backoff.pause()
+
+    def _give_up(self, entry: Pending) -> None:
+        del self._pending[entry.session.name]
+        if entry.sent_to:
+            entry.ticket.reject(
+                UnknownOutcomeError("the master did not answer in time: the write may or may not have happened")
+            )
+        else:
+            entry.ticket.reject(
+                NoMasterError("no master is known, the write was not sent: see `zrep status`, then try again")
+            )
+
+    def take_over(self) -> list[Pending]:
+        """This site has become master: hand out what is to be run here, under the same sessions."""
+        pending = list(self._pending.values())
+        self._pending.clear()
+        return pending
+
+    def finished(self, entry: Pending, took_effect: bool) -> None:
+        """A session's write is answered; its number is free again if it did not take effect."""
+        entry.session.seq += took_effect
+        self._idle.append(entry.session)
+
+    def on_reply(self, message: Message, fields: ForwardReply, now: Nanoseconds) -> None:
+        """Take the master's answer."""
+        entry = self._pending.get(fields.session)
+        if entry is None or entry.session.seq != fields.seq:
+            return
+        if fields.status in (Status.BUSY, Status.REDIRECT):
+            entry.due = now + self._options.request_min_ms * MILLISECOND
+            return
+        del self._pending[fields.session]
+        if fields.status is Status.OK:
+            self.finished(entry, took_effect=True)
+            token = CommitToken(fields.gen, message.lsn, fields.site)
+            durability = self._replica.config.durability
+            entry.ticket.resolve(CommitResult(token, True, fields.acked, durability))
+            return
+        if fields.status is not Status.UNKNOWN:
+            self.finished(entry, took_effect=False)
+        entry.ticket.reject(error_of(fields, message.data))
+
+
+def error_of(reply: ForwardReply, data: bytes) -> Exception:
+    """Return the error that the master's answer stands for."""
+    status, text = reply.status, reply.text
+    if status is Status.CONFLICT:
+        return ConflictError(text, reply.key, data if reply.found else None)
+    if status is Status.NOT_APPLIED:
+        return NotAppliedError(text)
+    if status is Status.TOO_LARGE:
+        return TxnTooLargeError(text)
+    if status is Status.REFUSED:
+        return OptionError(text)
+    token = CommitToken(reply.gen, 0, reply.site) if reply.gen else None
+    return UnknownOutcomeError(text or "the master does not remember this write: it may have happened", token)
+
+
+def reply_to(
+    session: str, seq: int, result: CommitResult | None, error: Exception | None
+) -> tuple[ForwardReply, bytes]:
+    """Return the answer to a forwarded write, and the data that goes with it."""
+    if result is not None:
+        gen, site = (result.token.gen, result.token.site) if result.token else (0, SiteId(""))
+        return ForwardReply(session, seq, Status.OK, gen, site, acked=result.acked), b""
+    text = str(error)
+    if isinstance(error, ConflictError):
+        found = error.found is not None
+        return ForwardReply(session, seq, Status.CONFLICT, text=text, key=error.key, found=found), error.found or b""
+    if isinstance(error, NotAppliedError):
+        return ForwardReply(session, seq, Status.NOT_APPLIED, text=text), b""
+    if isinstance(error, TxnTooLargeError):
+        return ForwardReply(session, seq, Status.TOO_LARGE, text=text), b""
+    if isinstance(error, (UnknownOutcomeError, PermFailedError)):
+        return ForwardReply(session, seq, Status.UNKNOWN, text=text), b""
+    if isinstance(error, NoMasterError):
+        return ForwardReply(session, seq, Status.BUSY, text=text), b""
+    if isinstance(error, ZrepError) or error is not None:
+        return ForwardReply(session, seq, Status.REFUSED, text=text), b""
+    return ForwardReply(session, seq, Status.UNKNOWN), b""

@@ -1,0 +1,134 @@
+"""From a directory to a site that can start: what its log and store say, and whether they may be believed.
+
+    log end ≥ applied                    the machine replays the rest of the log
+    log end < applied, or damaged        the log lost records: lost trust, a new site id that JOINs (R4)
+    "process" durability, other boot     the same: what was acknowledged may be gone
+    log begins above applied + 1         the store lost records: internal init (not yet here)
+
+A group's only voter keeps what it has: there is nobody to learn more from.
+"""
+
+import logging
+from pathlib import Path
+from uuid import uuid4
+
+from zrep.errors import DamagedLogError, OptionError, StorageError
+from zrep.ids import GroupId
+from zrep.options import MILLISECOND, Options
+from zrep.ports import Meta
+from zrep.replica.replica import found
+from zrep.storage.home import Home
+from zrep.storage.log import SegmentedLog
+from zrep.storage.store import Store
+
+_logger = logging.getLogger("zrep.opening")
+
+
+class Opened:
+    """A home with its log and store open, fit to run."""
+
+    def __init__(self, path: str | Path, options: Options) -> None:
+        """Open or make the home at `path`. Raises as `Home`, and StorageError for what cannot be repaired."""
+        self.options = options
+        self.home = Home(path, segment_bytes=options.segment_bytes)
+        try:
+            self._open()
+        except BaseException:
+            self.home.close()
+            raise
+
+    def _open(self) -> None:
+        self.store = self._open_store()
+        try:
+            self.log = self._open_log()
+        except DamagedLogError as error:
+            self._begin_anew(str(error))
+        except BaseException:
+            self.store.close()
+            raise
+        else:
+            if self._sync or not self.home.rebooted or self._alone:
+                return
+            self.log.close()
+            self._begin_anew('durability "process" does not survive a restart of the operating system')
+
+    @property
+    def meta(self) -> Meta:
+        return self.home.meta
+
+    @property
+    def _sync(self) -> bool:
+        """Whether the group flushes before it acknowledges: its configuration says, or for a new one the options."""
+        config = self.store.applied.config
+        return (config.durability if config.members else self.options.durability) == "sync"
+
+    @property
+    def _alone(self) -> bool:
+        return self.store.applied.config.voters in ((), (self.meta.site,))
+
+    def _open_store(self) -> Store:
+        return Store(self.home.data_directory(self.meta.state), self.options)
+
+    def _open_log(self) -> SegmentedLog:
+        applied = self.store.applied.tip.lsn
+        log = SegmentedLog(
+            self.home.log_directory(self.meta.state),
+            segment_bytes=self.options.segment_bytes,
+            sync=self._sync,
+            floor=0 if self._alone and not self._sync else applied,
+        )
+        if log.first > applied + 1:
+            log.close()
+            raise StorageError(
+                f"{self.home.path}: the log begins at LSN {log.first} and the store ends at {applied}: "
+                f"move the home away and let the site join its group with an empty one"
+            )
+        if not self.meta.group and log.tip.lsn:  # founded, but for the last step: found or join again
+            log.cut(0)
+            log.flush()
+        return log
+
+    def _begin_anew(self, reason: str) -> None:
+        """Give up the identity that this disk cannot vouch for, and start empty under a new one (R4)."""
+        self.store.close()
+        if self._alone:
+            raise StorageError(f"{self.home.path} cannot be used and no other site has its data: {reason}")
+        seeds = [endpoint for member in self.store.applied.config.members for endpoint in member.endpoints]
+        _logger.warning("lost trust home=%s reason=%s", self.home.path, reason)
+        self.home.begin_anew(self.meta)
+        self.save(self.meta._replace(seeds=tuple(dict.fromkeys((*self.meta.seeds, *seeds)))[:8]))
+        self.store = self._open_store()
+        self.log = self._open_log()
+
+    def save(self, meta: Meta) -> None:
+        self.home.metafile.save(meta)
+        self.home.meta = meta
+
+    def found(
+        self, wall_ns: int, *, priority: int = 100, endpoints: tuple[str, ...] = (), publish: tuple[str, ...] = ()
+    ) -> None:
+        """Found a group of one in this home, unless it belongs to a group already."""
+        if self.meta.group:
+            return
+        if self.meta.replaces:
+            raise OptionError(
+                f"{self.home.path} lost its data and must join its group: give --join instead of --create"
+            )
+        meta = found(
+            self.log,
+            self.meta,
+            GroupId(uuid4().hex),
+            self.options,
+            wall_ms=wall_ns // MILLISECOND,
+            priority=priority,
+            endpoints=endpoints,
+            publish=publish,
+        )
+        self.log.flush()
+        self.save(meta)
+
+    def close(self) -> None:
+        """Let go of everything; the engine has stopped."""
+        self.log.close()
+        self.store.close()
+        self.home.close()

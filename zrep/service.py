@@ -1,0 +1,169 @@
+"""What a site answers to foreign programs, the remote client and the command line (protocol ZREP1).
+
+Reads are of this site's own permanent prefix. Writes are the master's: another site answers REDIRECT and
+says where it is, or BUSY while nobody is master. Runs on the engine's thread; every answer is bounded.
+"""
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from zrep import codec
+from zrep.bus.arrivals import ClientRequest
+from zrep.codec import Reply, Request
+from zrep.commit import Batch, CommitResult
+from zrep.commits import Ticket
+from zrep.errors import (
+    ConflictError,
+    Error,
+    NoMasterError,
+    NotAppliedError,
+    PermFailedError,
+    ProtocolError,
+    TxnTooLargeError,
+    UnknownOutcomeError,
+)
+from zrep.ids import Nanoseconds
+from zrep.messages import Status
+from zrep.options import MILLISECOND
+from zrep.records import MemberRole
+from zrep.replica.replica import Role
+
+if TYPE_CHECKING:
+    from zrep.engine import Engine
+
+SCAN_PAIRS = 10_000
+
+
+def serve(engine: "Engine", arrival: ClientRequest) -> None:
+    """Answer one request, now or when it is decided."""
+    request, route = arrival.request, arrival.route
+
+    def answer(status: Status, text: str = "", result: Any = None) -> None:
+        engine.transport.reply(route, Reply(request.id, int(status), text, result))
+
+    try:
+        if request.verb in ("put", "delete", "write"):
+            _write(engine, request, answer)
+        else:
+            answer(Status.OK, result=_READS[request.verb](engine, *request.args))
+    except (Error, ProtocolError) as error:
+        answer(Status.REFUSED, str(error))
+
+
+def _get(engine: "Engine", db: bytes | None, key: bytes) -> bytes | None:
+    with engine.store.begin() as txn:
+        value = txn.get(key, db=engine.store.handle(db))
+        return None if value is None else bytes(value)
+
+
+def _scan(engine: "Engine", db: bytes | None, prefix: bytes, after: bytes | None, limit: int) -> list[list[bytes]]:
+    """Return pairs whose key begins with `prefix`, in order, after the key `after`: a page of them."""
+    pairs: list[list[bytes]] = []
+    nbytes = 0
+    with engine.store.begin() as txn, txn.cursor(db=engine.store.handle(db)) as cursor:
+        there = cursor.set_range(max(prefix, after or b"")) if prefix or after else cursor.first()
+        if there and after is not None and cursor.key() == after:
+            there = cursor.next_nodup()
+        while there and (key := bytes(cursor.key())).startswith(prefix):
+            pairs.append([key, bytes(cursor.value())])
+            nbytes += len(key) + len(pairs[-1][1])
+            if len(pairs) >= min(limit, SCAN_PAIRS) or nbytes >= codec.SCAN_BYTES:
+                break
+            there = cursor.next()
+    return pairs
+
+
+def _write(engine: "Engine", request: Request, answer: Any) -> None:
+    if engine.replica.role is not Role.MASTER:
+        _redirect(engine, answer)
+        return
+    if request.verb == "write":
+        session, seq, deadline_ms, data = request.args
+        batch = codec.decode_batch(data)
+    else:
+        session, seq, deadline_ms = "", 0, engine.options.ack_timeout_ms
+        db, key, *value = request.args
+        batch = Batch().put(key, value[0], db) if value else Batch().delete(key, db)
+
+    def done(result: CommitResult | None, error: Exception | None) -> None:
+        if result is not None:
+            answer(Status.OK, result=_result(result))
+        elif isinstance(error, NoMasterError):
+            _redirect(engine, answer)
+        elif isinstance(error, ConflictError):
+            answer(Status.CONFLICT, str(error), {"key": error.key, "found": error.found})
+        else:
+            answer(_STATUS.get(type(error), Status.REFUSED), str(error))
+
+    deadline: Nanoseconds = time.monotonic_ns() + deadline_ms * MILLISECOND
+    engine.run(batch, session, seq, Ticket(engine.options.ack_policy, deadline, done))
+
+
+_STATUS: dict[type, Status] = {
+    NotAppliedError: Status.NOT_APPLIED,
+    TxnTooLargeError: Status.TOO_LARGE,
+    UnknownOutcomeError: Status.UNKNOWN,
+    PermFailedError: Status.UNKNOWN,
+}
+
+
+def _result(result: CommitResult) -> dict[str, Any]:
+    token = result.token
+    return {
+        "gen": token.gen if token else 0,
+        "lsn": token.lsn if token else 0,
+        "site": token.site if token else "",
+        "acked": list(result.acked),
+        "durable": result.durable,
+    }
+
+
+def _redirect(engine: "Engine", answer: Any) -> None:
+    replica = engine.replica
+    member = replica.config.member(replica.master)
+    if member is None or replica.role is Role.MASTER:
+        answer(Status.BUSY, "no master is known here: ask again in a moment")
+    else:
+        answer(
+            Status.REDIRECT,
+            f"the master is {member.endpoints[0] if member.endpoints else member.site}",
+            {"master": member.site, "endpoints": list(member.endpoints)},
+        )
+
+
+def status(engine: "Engine") -> dict[str, Any]:
+    """Return what this site knows of itself and its group, as plain values (Berkeley DB: rep_stat)."""
+    replica, applied = engine.replica, engine.store.applied.tip
+    master = replica.config.member(replica.master)
+    return {
+        "site": replica.state.site,
+        "group": replica.state.meta.group,
+        "address": replica.state.endpoints[0] if replica.state.endpoints else None,
+        "role": replica.role.value,
+        "gen": replica.gen,
+        "promise": replica.promise,
+        "master": {"site": master.site, "address": next(iter(master.endpoints), None)} if master else None,
+        "first": engine.log.first,
+        "end": engine.log.tip.lsn,
+        "perm": replica.perm,
+        "applied": applied.lsn,
+        "chain": applied.chain,
+        "durability": replica.config.durability,
+        "startup_done": replica.startup_done or replica.role is Role.MASTER,
+        "members": [
+            {
+                "site": member.site,
+                "role": MemberRole(member.role).name.lower(),
+                "priority": member.priority,
+                "address": next(iter(member.endpoints), None),
+                "endpoints": list(member.endpoints),
+                "connected": member.site == replica.state.site or member.site in replica.up,
+                "match": replica.match_of(member.site),
+            }
+            for member in replica.config.members
+        ],
+        "version": codec.VERSION,
+    }
+
+
+_READS: dict[str, Any] = {"get": _get, "scan": _scan, "status": status}
