@@ -30,6 +30,9 @@ Priority = Annotated[
     int, typer.Option("--priority", metavar="N", min=0, help="Of equals the highest is elected; 0: never.")
 ]
 Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Options, as TOML.")]
+JoinTimeout = Annotated[
+    int, typer.Option("--timeout-ms", metavar="N", min=1, help="How long a new site waits to be admitted.")
+]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One option; repeat.")]
 
 
@@ -43,6 +46,7 @@ def node(
     priority: Priority = 100,
     config: Config = None,
     set_: Set = None,
+    timeout_ms: JoinTimeout = 10_000,
     json: output.Json = False,
 ) -> None:
     """Run a site in the foreground. It prints what changes; SIGTERM or Ctrl-C stops it cleanly."""
@@ -62,7 +66,7 @@ def node(
         options=_options(config, set_ or []),
     )
     site.on_event(changes.put)
-    with site:
+    with site.start(timeout_ms):
         _say(json, "ready", site=site.site, address=site.address)
         while (change := changes.get()) is not None:
             _tell(json, change)

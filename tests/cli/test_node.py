@@ -122,7 +122,7 @@ def test_a_home_in_use_is_refused_with_the_pid(tmp_path: Path) -> None:
 def test_a_join_that_nobody_answers_names_who_was_asked(tmp_path: Path) -> None:
     dead = local_addresses(2)
     code, sentence = refused(
-        tmp_path / "a", "--bind", FREE, "--join", dead[0], "--join", dead[1], "--set", "election_timeout_ms=100"
+        tmp_path / "a", "--bind", FREE, "--join", dead[0], "--join", dead[1], "--timeout-ms", "500"
     )
     assert code == 4
     assert all(address in sentence for address in dead)
