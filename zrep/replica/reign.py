@@ -166,7 +166,9 @@ class Reigning:
             state.timers.set("announce", state.ms(ANNOUNCE_PERM_MS))
         if state.perm == state.log.tip.lsn:
             state.timers.clear("resend")
-        if self.authoritative and state.config_lsn <= state.perm:
+        if self.may_change:
+            self._correct_own_entry()
+        if self.may_change:
             self._promote_learner()
 
     def holders(self, lsn: Lsn) -> tuple[SiteId, ...]:
@@ -181,6 +183,16 @@ class Reigning:
     @property
     def may_change(self) -> bool:
         return self.authoritative and self.state.config_lsn <= self.state.perm
+
+    def _correct_own_entry(self) -> None:
+        """List this master at the addresses and with the priority that it was started with."""
+        state = self.state
+        own = state.config.member(state.site)
+        if own is None or not state.endpoints:
+            return
+        now = own._replace(endpoints=state.endpoints, publish=state.publish, priority=state.priority)
+        if now != own:
+            self.change(state.config.with_member(now))
 
     def _promote_learner(self) -> None:
         state = self.state
