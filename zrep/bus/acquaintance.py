@@ -1,0 +1,323 @@
+"""Who is connected: HELLO, the peers and seeds we dial, and what makes us give one up.
+
+    A                                            B
+    dials B: HELLO(not seen) ------------------> learns where A is, dials back, hears A's XPUB
+    hears B's XPUB <--------- HELLO(not seen)
+    sees B subscribe: HELLO(seen) -------------> sees A subscribe: connected
+    connected <------------------ HELLO(seen)
+
+A HELLO that asks for an answer carries REREQUEST; an answer does not, so no exchange feeds itself. We
+dial the members of our configuration, seeds, who answers at a seed, and a few strangers who said HELLO:
+a joiner must be answered, but what a stranger says must not make us connect to the whole world.
+"""
+
+import contextlib
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+
+import zmq
+
+from zrep import codec
+from zrep.bus.arrivals import Arrival, Connected, ConnectFailed, Disconnected, DuplicateSite
+from zrep.bus.broadcast import Publisher, Subscriber
+from zrep.bus.peer import RENEW, Addresses, Dial, Link, Peer, Routes, Seed
+from zrep.bus.readers import Readers
+from zrep.bus.sockets import Sockets
+from zrep.endpoints import Endpoint, parse
+from zrep.errors import OptionError
+from zrep.ids import GroupId, Incarnation, Nanoseconds, SiteId
+from zrep.messages import Flag, Hello, Message, Type
+from zrep.options import MILLISECOND
+from zrep.records import Member
+
+PROBE = 1000 * MILLISECOND
+"""A connected site that said nothing for so long is asked for a HELLO."""
+SILENCE = 4 * PROBE
+"""After so long it is not connected any more: what a stopped process or a cut cable look like."""
+STRANGERS = 8
+"""Most sites that we dial back although nobody told us to."""
+STRANGER_TIME = 30_000 * MILLISECOND
+ENDPOINTS = 8
+"""Most addresses of one site."""
+LINGERING = 1000 * MILLISECOND
+"""What an older run of a site sent may still arrive for so long; later, two are alive (R1)."""
+
+
+class Acquaintance:
+    """The peers of one site, and the HELLOs by which they become connected."""
+
+    def __init__(
+        self,
+        *,
+        site: SiteId,
+        incarnation: Incarnation,
+        group: GroupId,
+        hello: Hello,
+        sockets: Sockets,
+        publisher: Publisher,
+        subscriber: Subscriber,
+        readers: Readers,
+        rng: random.Random,
+        tell: Callable[[Arrival], None],
+        read_seed: Callable[[Seed, int], bool],
+        counters: Counter[str],
+    ) -> None:
+        self.group = group
+        self.now: Nanoseconds = time.monotonic_ns()
+        """The engine's clock at its last call."""
+        self._site = site
+        self._incarnation = incarnation
+        self._hello = hello
+        self._routes = Routes(site, incarnation)
+        self._sockets = sockets
+        self._publisher = publisher
+        self._subscriber = subscriber
+        self._readers = readers
+        self._rng = rng
+        self._tell = tell
+        self._read_seed = read_seed
+        self._counters = counters
+        self._peers: dict[SiteId, Peer] = {}
+        self._seeds: list[Seed] = []
+
+    def peer(self, site: SiteId) -> Peer | None:
+        return self._peers.get(site)
+
+    def connected(self) -> frozenset[SiteId]:
+        return frozenset(site for site, peer in self._peers.items() if peer.connected)
+
+    # Whom to know.
+
+    def seed(self, uri: str) -> None:
+        """Dial an address whose site is not known yet. Raises OptionError for what is no address."""
+        endpoint = parse(uri)
+        if str(endpoint) not in self._hello.endpoints and all(seed.endpoint != endpoint for seed in self._seeds):
+            seed = Seed(endpoint, len(self._seeds))
+            self._seeds.append(seed)
+            self._open(seed)
+
+    def members(self, members: Iterable[Member]) -> None:
+        """Dial the members of the configuration in force; once it lists ourselves, drop everybody else."""
+        listed = {member.site: member for member in members}
+        joined = listed.pop(self._site, None) is not None
+        for site, member in listed.items():
+            peer = self._peers.get(site) or self._add(site, _usable(member.endpoints))
+            if peer is not None:
+                peer.listed = True
+        if joined:
+            for seed in self._seeds:
+                self._close(seed)
+            self._seeds.clear()
+            for peer in [peer for peer in self._peers.values() if peer.site not in listed]:
+                if peer.listed or peer.seeded:
+                    self._drop(peer, "it is no member any more")
+
+    def _add(self, site: SiteId, endpoints: Sequence[Endpoint]) -> Peer | None:
+        if not endpoints:
+            return None
+        peer = Peer(site, endpoints, self.now)
+        self._peers[site] = peer
+        self._open(peer)
+        return peer
+
+    def _drop(self, peer: Peer, reason: str) -> None:
+        self._lose(peer, reason)
+        self._close(peer)
+        self._subscriber.disconnect(peer.site)
+        del self._peers[peer.site]
+
+    # HELLO.
+
+    def greet(self, dial: Dial, flags: Flag = Flag.NONE) -> None:
+        """Say HELLO to somebody."""
+        site = dial.site if isinstance(dial, Peer) else None
+        if dial.send(codec.encode(self.hello_to(site, flags))):
+            dial.greeted = True
+            if isinstance(dial, Peer):
+                self._settle(dial)
+
+    def hello_to(self, site: SiteId | None, flags: Flag = Flag.NONE) -> Message:
+        peer = self._peers.get(site) if site is not None else None
+        sees = peer is not None and self._publisher.hears_us(peer.site, peer.incarnation)
+        hello = self._hello._replace(sees_you=sees)
+        return Message(Type.HELLO, self.group, self._site, self._incarnation, site, 0, 0, flags, hello)
+
+    def greet_all(self) -> None:
+        """Tell everybody what has changed of us."""
+        for peer in self._peers.values():
+            self.greet(peer)
+
+    def on_hello(self, message: Message, hello: Hello, seed: Seed | None = None) -> None:
+        """Learn who a site is and where; `seed` is the one through which it answered."""
+        peer = self._peers.get(message.sender) or self._meet(message.sender, hello, seed)
+        if peer is None:
+            self._counters["refused"] += 1
+            return
+        if seed is not None:
+            self._close(seed)
+            seed.site, seed.due = peer.site, self.now + RENEW
+            peer.seeded = True
+        if not self.is_current(peer, message.incarnation):
+            return
+        publish = _usable(hello.publish)
+        if publish and peer.publish.endpoints != publish:
+            peer.publish = Addresses(publish)
+            self._subscriber.connect(peer.site, str(peer.publish.next()))
+        peer.hello = hello
+        if message.flags & Flag.REREQUEST:
+            self.greet(peer)
+        self._settle(peer)
+
+    def _meet(self, site: SiteId, hello: Hello, seed: Seed | None) -> Peer | None:
+        """Dial back a site that is not in our configuration, if it is one of the few that we may."""
+        endpoints = _usable(hello.endpoints)
+        if seed is not None:
+            endpoints = (seed.endpoint, *endpoints)
+        elif sum(not (peer.listed or peer.seeded) for peer in self._peers.values()) >= STRANGERS:
+            return None
+        return self._add(site, endpoints)
+
+    def is_current(self, peer: Peer, incarnation: Incarnation) -> bool:
+        """Tell whether a message is of the newest run of its sender, and begin anew with one newer still (R1)."""
+        if incarnation == peer.incarnation:
+            peer.heard_at = self.now
+            return True
+        if incarnation > peer.incarnation:
+            self._begin_run(peer, incarnation)
+            return True
+        self._counters["stale"] += 1
+        if self.now - peer.run_since > LINGERING and not peer.reported:
+            peer.reported = True
+            self._tell(DuplicateSite(peer.site))
+        return False
+
+    def _begin_run(self, peer: Peer, incarnation: Incarnation) -> None:
+        """Replace the sockets to a site that was restarted: ZeroMQ would try for up to RECONNECT_IVL_MAX."""
+        self._lose(peer, "it was restarted")
+        restarted = peer.incarnation != 0
+        peer.incarnation = incarnation
+        peer.run_since = peer.heard_at = self.now
+        peer.publish = Addresses()
+        peer.reported = False
+        if restarted or (peer.link is not None and not peer.link.up):
+            self._open(peer)
+
+    def on_listener(self, site: SiteId) -> None:
+        """A site's subscription to our broadcasts came or went."""
+        peer = self._peers.get(site)
+        if peer is None:
+            return
+        if not self._publisher.hears_us(site, peer.incarnation):
+            self._lose(peer, "its subscription ended")
+        self.greet(peer)
+
+    def _settle(self, peer: Peer) -> None:
+        """Decide whether a site is connected, from what both sides said and saw."""
+        both = peer.hello.sees_you and self._publisher.hears_us(peer.site, peer.incarnation)
+        if peer.connected and not both:
+            self._lose(peer, "it does not hear us any more")
+        elif not peer.connected and both and peer.greeted:
+            peer.connected, peer.failing = True, False
+            peer.due = self.now + PROBE
+            self._tell(Connected(peer.site, peer.hello))
+
+    def _lose(self, peer: Peer, reason: str) -> None:
+        peer.hello = peer.hello._replace(sees_you=False)
+        peer.hurry(self.now)
+        if peer.connected:
+            peer.connected = False
+            self._tell(Disconnected(peer.site, reason))
+
+    # Connections and their time.
+
+    def tick(self, now: Nanoseconds) -> None:
+        """Repeat HELLOs, and give up connections on which nobody answers. Call with the sockets drained."""
+        self.now = now
+        for dial in (*self._peers.values(), *self._seeds):
+            if now >= dial.due:
+                self._attend(dial)
+
+    def deadline(self) -> Nanoseconds | None:
+        """Return when `tick` wants to run next."""
+        return min((dial.due for dial in (*self._peers.values(), *self._seeds)), default=None)
+
+    def _attend(self, dial: Dial) -> None:
+        now = self.now
+        if isinstance(dial, Peer):
+            if dial.connected and now - dial.heard_at < SILENCE:
+                if now - dial.heard_at >= PROBE:
+                    self.greet(dial, Flag.REREQUEST)
+                dial.due = max(dial.heard_at, now) + PROBE
+                return
+            if dial.connected:
+                self._lose(dial, f"it was silent for {SILENCE // MILLISECOND} ms")
+                self._open(dial)
+            elif not (dial.listed or dial.seeded) and now - dial.since >= STRANGER_TIME:
+                self._drop(dial, "")
+                return
+        elif isinstance(dial, Seed) and dial.site is not None:
+            peer = self._peers.get(dial.site)
+            if peer is not None and peer.connected:
+                dial.due = now + RENEW
+                return
+        if now >= dial.renew_at or dial.link is None:
+            self._open(dial)
+        self.greet(dial, Flag.REREQUEST)
+        dial.back_off(now)
+
+    def _open(self, dial: Dial) -> None:
+        """Connect, or connect anew, to the next address."""
+        self._close(dial)
+        endpoint, routes = dial.addresses.next(), self._routes
+        if isinstance(dial, Seed):
+            link = Link(self._sockets, endpoint, routes.seed(dial.number))
+            self._readers.add(link.control, partial(self._read_seed, dial))
+        else:
+            link = Link(self._sockets, endpoint, routes.control, routes.bulk)
+        self._readers.add(link.monitor.socket, partial(self._read_events, dial))
+        dial.opened(link, self.now, self._rng)
+
+    def _close(self, dial: Dial) -> None:
+        link, dial.link = dial.link, None
+        if link is not None:
+            self._readers.remove(link.monitor.socket)
+            if isinstance(dial, Seed):
+                self._readers.remove(link.control)
+            link.close()
+
+    def _read_events(self, dial: Dial, limit: int) -> bool:
+        """Follow a connection's monitor."""
+        link = dial.link
+        for event in link.events() if link is not None else ():
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self.greet(dial, Flag.REREQUEST)
+            elif event == zmq.EVENT_DISCONNECTED:
+                dial.greeted = False
+                if isinstance(dial, Peer):
+                    self._lose(dial, "its connection broke")
+            elif not dial.failing and not dial.greeted:
+                dial.failing = True
+                refused = event != zmq.EVENT_CONNECT_RETRIED
+                reason = "what listens there is no zrep site, or refuses us" if refused else "nobody answers there"
+                self._tell(ConnectFailed(str(dial.addresses.endpoints[0]), f"{reason}; trying again"))
+            if dial.link is not link:
+                break
+        return True
+
+    def close(self) -> None:
+        for dial in (*self._peers.values(), *self._seeds):
+            self._close(dial)
+        self._peers.clear()
+        self._seeds.clear()
+
+
+def _usable(uris: Sequence[str]) -> tuple[Endpoint, ...]:
+    """Return the endpoints among what a peer says of itself."""
+    found = []
+    for uri in uris[:ENDPOINTS]:
+        with contextlib.suppress(OptionError):
+            found.append(parse(uri))
+    return tuple(found)

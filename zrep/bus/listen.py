@@ -1,0 +1,63 @@
+"""Where a site listens and what it advertises: decided and bound once, at start.
+
+Bind and advertised address differ behind NAT and in containers; a port 0 becomes the one that was given.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from zrep.bus.sockets import Socket, Sockets
+from zrep.endpoints import Endpoint, parse, resolve
+from zrep.errors import OptionError
+
+
+class Listening(NamedTuple):
+    """The bound sockets, and the URIs that peers are told."""
+
+    router: Socket
+    publisher: Socket
+    endpoints: tuple[str, ...]
+    publish: tuple[str, ...]
+
+
+def listen(
+    sockets: Sockets, bind: Sequence[str], publish: str | None, advertise: Sequence[str] | None, *, insecure: bool
+) -> Listening:
+    """Bind the ROUTER to `bind`, the XPUB to `publish` or beside each of `bind`.
+
+    Raises OptionError for an endpoint that is none, is taken, or is open to strangers.
+    """
+    wanted = [parse(uri, bind=True) for uri in bind]
+    if not wanted:
+        raise OptionError("a site must bind at least one endpoint: give bind=")
+    beside = [parse(publish, bind=True)] if publish is not None else [_beside(endpoint) for endpoint in wanted]
+    for endpoint in (*wanted, *beside):
+        if not insecure and not resolve(endpoint)[0].is_local:
+            raise OptionError(
+                f"refusing to bind {endpoint}: whoever reaches it could write, for there are no keys yet; "
+                "bind to a loopback address, or set insecure=True if you trust the network"
+            )
+    router, publisher = sockets.router(), sockets.publisher()
+    try:
+        bound = [sockets.bind(router, endpoint) for endpoint in wanted]
+        published = [sockets.bind(publisher, endpoint) for endpoint in beside]
+        told = [parse(uri) for uri in advertise] if advertise else bound
+        hosts = [endpoint.address for endpoint in told if endpoint.scheme == "tcp"]
+        if advertise and hosts:
+            published = [item._replace(address=hosts[0]) if item.scheme == "tcp" else item for item in published]
+        for endpoint in (*told, *published):
+            if endpoint.is_any:
+                raise OptionError(f"no peer can connect to {endpoint}: say with advertise= how this host is reached")
+    except OptionError:
+        router.close(0)
+        publisher.close(0)
+        sockets.close()
+        raise
+    return Listening(router, publisher, tuple(map(str, told)), tuple(map(str, published)))
+
+
+def _beside(endpoint: Endpoint) -> Endpoint:
+    """Return where the XPUB binds when nothing is said: the same place, another port or name."""
+    if endpoint.scheme == "tcp":
+        return endpoint._replace(port=0)
+    return parse(f"{endpoint}.pub", bind=True)

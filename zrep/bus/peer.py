@@ -1,0 +1,154 @@
+"""One other site: the DEALERs to it, where it may be reached, and how far we got to know each other.
+
+What is here is kept, timed and sent; what it means is decided in `acquaintance`.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+
+import zmq
+
+from zrep.bus.sockets import BULK_HWM, CONTROL_HWM, Monitor, Socket, Sockets, send
+from zrep.endpoints import Endpoint, resolve
+from zrep.ids import Incarnation, Nanoseconds, SiteId
+from zrep.messages import Hello
+from zrep.options import MILLISECOND
+
+HELLO_MIN = 2 * MILLISECOND
+HELLO_MAX = 500 * MILLISECOND
+"""Pauses between repeats of HELLO to somebody who is not connected."""
+RENEW = 2000 * MILLISECOND
+"""A connection on which nobody has answered for so long is given up for a new one, to the next address."""
+
+
+class Routes:
+    """The routing ids of one run of a site: no two sockets, and no two runs, ever share one."""
+
+    def __init__(self, site: SiteId, incarnation: Incarnation) -> None:
+        name = site.encode() + incarnation.to_bytes(8)
+        self.control = b"\1" + name
+        self.bulk = b"\2" + name
+        self._seed = b"\3" + name
+
+    def seed(self, number: int) -> bytes:
+        """To an address we know no site of, which may turn out to be one that we know."""
+        return self._seed + number.to_bytes(2)
+
+
+class Link:
+    """A connection to one address: *control*, its monitor, and *bulk* beside it.
+
+    Bulk carries what may be large, so that a stream of records never delays a vote, an ack or a heartbeat.
+    """
+
+    def __init__(self, sockets: Sockets, endpoint: Endpoint, control: bytes, bulk: bytes | None = None) -> None:
+        self.endpoint = endpoint
+        self.up = False
+        """A handshake was seen; always False over inproc, which has no monitor."""
+        self.control: Socket = sockets.dealer(control, "control", CONTROL_HWM)
+        self.monitor = Monitor(self.control)
+        self.bulk: Socket | None = None if bulk is None else sockets.dealer(bulk, "bulk", BULK_HWM)
+        for dealer in filter(None, (self.control, self.bulk)):
+            dealer.connect(str(endpoint))
+
+    def send(self, frames: Sequence[bytes], *, bulk: bool = False) -> bool:
+        """Send without waiting; False when the peer is slow or not there."""
+        return send(self.bulk if bulk and self.bulk is not None else self.control, frames)
+
+    def events(self) -> Iterator[int]:
+        """Yield the connection's zmq.EVENT_*, and keep `up` by them."""
+        for event in self.monitor.events():
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self.up = True
+            elif event == zmq.EVENT_DISCONNECTED:
+                self.up = False
+            yield event
+
+    def close(self) -> None:
+        """Drop the connection and all that waits in it."""
+        self.monitor.close()
+        self.control.close(0)
+        if self.bulk is not None:
+            self.bulk.close(0)
+
+
+class Addresses:
+    """Where somebody may be reached: every address of its endpoints in turn, IPv6 first."""
+
+    def __init__(self, endpoints: Sequence[Endpoint] = ()) -> None:
+        self.endpoints = tuple(endpoints)
+        self._untried: list[Endpoint] = []
+
+    def next(self) -> Endpoint:
+        if not self._untried:
+            self._untried = [address for endpoint in self.endpoints for address in resolve(endpoint)]
+        return self._untried.pop(0)
+
+
+class Dial:
+    """Somebody we try to reach, until they answer: the connection, and when to say HELLO again."""
+
+    def __init__(self, endpoints: Sequence[Endpoint]) -> None:
+        self.addresses = Addresses(endpoints)
+        self.link: Link | None = None
+        self.greeted = False
+        """Our HELLO went out on the present connection."""
+        self.failing = False
+        """That nobody answers was told already."""
+        self.due: Nanoseconds = 0
+        """When `Acquaintance.tick` must look at it."""
+        self.renew_at: Nanoseconds = 0
+        self._pause = HELLO_MIN
+
+    def opened(self, link: Link, now: Nanoseconds, rng: random.Random) -> None:
+        """Begin anew on that connection; renewed after a random time, so that a group does not redial in step."""
+        self.link = link
+        self.greeted = False
+        self.renew_at = now + RENEW + rng.randrange(RENEW // 2)
+        self.hurry(now)
+
+    def send(self, frames: Sequence[bytes], *, bulk: bool = False) -> bool:
+        return self.link is not None and self.link.send(frames, bulk=bulk)
+
+    def hurry(self, now: Nanoseconds) -> None:
+        """Say HELLO again after the shortest pause, and then ever less often."""
+        self._pause = HELLO_MIN
+        self.due = now + HELLO_MIN
+
+    def back_off(self, now: Nanoseconds) -> None:
+        self._pause = min(2 * self._pause, HELLO_MAX)
+        self.due = now + self._pause
+
+
+class Seed(Dial):
+    """An address that we were told to connect to, whoever is there."""
+
+    def __init__(self, endpoint: Endpoint, number: int) -> None:
+        super().__init__((endpoint,))
+        self.endpoint = endpoint
+        self.number = number
+        self.site: SiteId | None = None
+        """Who answered."""
+
+
+class Peer(Dial):
+    """What the bus knows of one other site."""
+
+    def __init__(self, site: SiteId, endpoints: Sequence[Endpoint], now: Nanoseconds) -> None:
+        super().__init__(endpoints)
+        self.site = site
+        self.since = now
+        self.listed = False
+        """The configuration in force lists it."""
+        self.seeded = False
+        """It answered at a seed."""
+        self.publish = Addresses()
+        self.hello = Hello((), (), False)
+        """The last one heard."""
+        self.incarnation: Incarnation = 0
+        """Its newest run that was heard; 0: none."""
+        self.run_since: Nanoseconds = 0
+        self.reported = False
+        """That an older run still spoke when it should be dead was told."""
+        self.connected = False
+        self.heard_at: Nanoseconds = 0

@@ -1,0 +1,214 @@
+"""ZeroMQ sockets with the options that every socket of a site has, and binds that fail with a sentence.
+
+This file decides options and turns ZeroMQ's errors into ours; what is sent is decided elsewhere.
+HEARTBEAT_IVL and its companions are never set: with a finite high-water mark libzmq 4.3.5 aborts the
+process after a stall (libzmq #3937, #4767).
+"""
+
+import errno
+import fcntl
+import os
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeAlias
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from zrep.codec import MESSAGE_LIMIT
+from zrep.endpoints import Endpoint, parse, resolve, unmapped
+from zrep.errors import OptionError
+
+Socket: TypeAlias = zmq.Socket[bytes]
+SocketHook: TypeAlias = Callable[[Socket, str], None]
+
+_COMMON: dict[int, int | bytes] = {
+    zmq.LINGER: 0,
+    zmq.MAXMSGSIZE: MESSAGE_LIMIT,
+    zmq.IPV6: 1,
+    zmq.TCP_KEEPALIVE: 1,
+    zmq.TCP_KEEPALIVE_IDLE: 30,
+    zmq.TCP_KEEPALIVE_INTVL: 10,
+    zmq.TCP_KEEPALIVE_CNT: 3,
+    zmq.TCP_MAXRT: 10_000,
+    zmq.RECONNECT_IVL: 100,
+    zmq.RECONNECT_IVL_MAX: 5000,
+    zmq.CONNECT_TIMEOUT: 3000,
+    zmq.HANDSHAKE_IVL: 3000,
+    zmq.BACKLOG: 256,
+}
+CONTROL_HWM = 1000
+BULK_HWM = 32
+BROADCAST_HWM = 256
+"""A live frame is at most 256 KiB, so that a subscriber that stands still costs at most 64 MiB."""
+LARGE = 64 * 1024
+"""Frames of this size are sent without a copy, and to one peer over its bulk DEALER."""
+SUBSCRIPTION_BYTES = 256
+"""An XPUB receives nothing but subscriptions."""
+REPLY_LINGER_MS = 1000
+
+_BIND_ERRORS = {
+    errno.EADDRINUSE: "it is in use: stop what listens there, or choose another",
+    errno.EADDRNOTAVAIL: "this host has no such address: bind to one it has, and advertise the other",
+    errno.ENODEV: "this host has no such address: bind to one it has, and advertise the other",
+    errno.EACCES: "permission denied: choose another port or path, or correct the permissions",
+    errno.ENOENT: "its directory does not exist: create it first",
+}
+
+
+def send(socket: Socket, frames: Sequence[bytes]) -> bool:
+    """Send without waiting; False when the socket would not take it now. Never half a message.
+
+    Large frames go without a copy, small ones are cheaper with one.
+    """
+    try:
+        for frame in frames[:-1]:
+            socket.send(frame, zmq.NOBLOCK | zmq.SNDMORE)
+        socket.send(frames[-1], zmq.NOBLOCK, copy=len(frames[-1]) < LARGE)
+    except zmq.ZMQError as error:
+        if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+            raise
+        return False
+    return True
+
+
+class Sockets:
+    """Makes a site's sockets; `hook` sees each, with its purpose, before it binds or connects."""
+
+    def __init__(self, context: "zmq.Context[Socket]", hook: SocketHook | None) -> None:
+        self._context = context
+        self._hook = hook
+        self._locks: list[_PathLock] = []
+
+    def router(self) -> Socket:
+        """The socket that receives from peers and serves foreign programs."""
+        return self._make(
+            zmq.ROUTER,
+            "router",
+            {
+                zmq.ROUTER_MANDATORY: 1,
+                zmq.ROUTER_HANDOVER: 1,
+                zmq.LINGER: REPLY_LINGER_MS,
+                zmq.SNDHWM: CONTROL_HWM,
+                zmq.RCVHWM: CONTROL_HWM,
+            },
+        )
+
+    def publisher(self) -> Socket:
+        """The socket that broadcasts, and sees who listens."""
+        return self._make(
+            zmq.XPUB,
+            "publisher",
+            {zmq.XPUB_VERBOSER: 1, zmq.SNDHWM: BROADCAST_HWM, zmq.MAXMSGSIZE: SUBSCRIPTION_BYTES},
+        )
+
+    def subscriber(self) -> Socket:
+        """The socket that hears every peer's broadcasts."""
+        return self._make(zmq.SUB, "subscriber", {zmq.RCVHWM: CONTROL_HWM})
+
+    def dealer(self, route: bytes, purpose: str, hwm: int) -> Socket:
+        """A socket that sends to one peer. IMMEDIATE, so that nothing piles up for one that is not there."""
+        return self._make(
+            zmq.DEALER, purpose, {zmq.ROUTING_ID: route, zmq.IMMEDIATE: 1, zmq.SNDHWM: hwm, zmq.RCVHWM: CONTROL_HWM}
+        )
+
+    def _make(self, kind: int, purpose: str, options: Mapping[int, int | bytes]) -> Socket:
+        socket = self._context.socket(kind)
+        settings: dict[int, int | bytes] = {**_COMMON, **options}
+        for option, setting in settings.items():
+            socket.setsockopt(option, setting)
+        if self._hook is not None:
+            self._hook(socket, purpose)
+        return socket
+
+    def bind(self, socket: Socket, endpoint: Endpoint) -> Endpoint:
+        """Bind, and return the endpoint with the real port. Raises OptionError, saying why not."""
+        if endpoint.scheme == "ipc" and not endpoint.address.startswith("@"):
+            self._locks.append(_PathLock(endpoint))
+        try:
+            socket.bind(str(resolve(endpoint)[0] if not endpoint.is_any else endpoint))
+        except zmq.ZMQError as error:
+            reason = _BIND_ERRORS.get(error.errno or 0, f"{os.strerror(error.errno or 0)}: choose another")
+            raise OptionError(f"cannot bind {endpoint}: {reason}") from None
+        if endpoint.scheme != "tcp":
+            return endpoint
+        last = socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        bound = unmapped(parse(last, bind=True))
+        return endpoint._replace(port=bound.port)
+
+    def close(self) -> None:
+        """Let go of the ipc paths; the sockets' owners have closed them."""
+        for lock in self._locks:
+            lock.release()
+
+
+class _PathLock:
+    """Holds an ipc path: ZeroMQ would let a second bind steal it without a word.
+
+    The lock file stays: to delete it would let two holders lock two files of one name.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._path = endpoint.address
+        try:
+            self.fd = os.open(self._path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            reason = _BIND_ERRORS.get(error.errno or 0, f"{error.strerror}: choose another")
+            raise OptionError(f"cannot bind {endpoint}: {reason}") from None
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self.fd)
+            raise OptionError(f"cannot bind {endpoint}: {_BIND_ERRORS[errno.EADDRINUSE]}") from None
+        _held.add(self)
+
+    def release(self) -> None:
+        _held.discard(self)
+        if os.path.exists(self._path):
+            os.unlink(self._path)
+        os.close(self.fd)
+
+
+_held: "weakref.WeakSet[_PathLock]" = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    """A forked child must not keep the parent's paths locked after the parent's death."""
+    for lock in list(_held):
+        os.close(lock.fd)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+
+
+_WATCHED = (
+    zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_CONNECT_RETRIED
+)
+
+
+class Monitor:
+    """What happens to a DEALER's connection. inproc has none: there a site is connected by HELLO alone."""
+
+    def __init__(self, socket: Socket) -> None:
+        self._watched = socket
+        self.socket: Socket = socket.get_monitor_socket(_WATCHED)
+
+    def events(self) -> Iterator[int]:
+        """Yield the zmq.EVENT_* that have happened."""
+        while True:
+            try:
+                frames = self.socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            yield int(parse_monitor_message(frames)["event"])
+
+    def close(self) -> None:
+        """End monitoring; without this, terminating the context would wait for ever."""
+        self._watched.disable_monitor()
+        self.socket.close(0)
