@@ -25,6 +25,7 @@ from zrep.bus.arrivals import Arrival, ClientRequest, Connected, ConnectFailed, 
 from zrep.commit import Batch, CommitResult
 from zrep.commits import Answer, Commits, Ticket, into
 from zrep.errors import (
+    DiskFullError,
     NoMasterError,
     NotAppliedError,
     NotMasterError,
@@ -247,7 +248,7 @@ class Engine:
     def _run(self) -> None:
         try:
             self._turn_until_stopped()
-        except (StorageError, OSError) as error:
+        except (StorageError, DiskFullError, OSError) as error:
             self._fail(error, StorageFailed(str(error)))
         except Exception as error:
             self._fail(error, Panic(f"{type(error).__name__}: {error}"))
