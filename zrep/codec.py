@@ -344,7 +344,7 @@ _BATCH_SHAPES: dict[tuple[type, ...], frozenset[int]] = {
     (int, db, bytes, value): ops
     for db in (bytes, _NOTHING)
     for value, ops in (
-        (bytes, frozenset({Batch.PUT, Batch.DELETE_RANGE, Batch.EXPECT})),
+        (bytes, frozenset({Batch.PUT, Batch.DELETE_RANGE, Batch.EXPECT, Batch.CREATE})),
         (_NOTHING, frozenset({Batch.DELETE, Batch.DELETE_RANGE, Batch.EXPECT})),
     )
 }

@@ -57,12 +57,12 @@ class CommitResult(NamedTuple):
 class Batch:
     """Writes that happen together or not at all, in order, at whichever site is master.
 
-    `db` names a database; None is the main one. A database must exist. Reusable, not thread-safe.
+    `db` names a database, which must exist; None is the main one. Reusable, not thread-safe.
     """
 
     __slots__ = ("nbytes", "ops")
 
-    PUT, DELETE, DELETE_RANGE, EXPECT = 1, 2, 3, 4
+    PUT, DELETE, DELETE_RANGE, EXPECT, CREATE = 1, 2, 3, 4, 5
 
     def __init__(self) -> None:
         self.ops: list[tuple[int, bytes | None, bytes, bytes | None]] = []
@@ -84,6 +84,10 @@ class Batch:
     def expect(self, key: bytes, value: bytes | None, db: bytes | None = None) -> "Batch":
         """Apply the batch only if the key's value is `value` here (None: absent); else ConflictError."""
         return self._add(self.EXPECT, db, key, value)
+
+    def create(self, db: bytes, flags: int = 0) -> "Batch":
+        """Create a database, if it does not exist, with LMDB's `flags`; what follows may use it."""
+        return self._add(self.CREATE, db, b"", flags.to_bytes(4, "big"))
 
     def _add(self, op: int, db: bytes | None, key: bytes, value: bytes | None) -> "Batch":
         for what, given in (("key", key), ("value", value), ("db", db)):

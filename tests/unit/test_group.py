@@ -429,3 +429,53 @@ def test_who_waits_is_told_when_there_is_no_longer_a_master_here(bench: Bench) -
     refuser.join(DEADLINE_S)
     with pytest.raises(NotMasterError):
         bench.writers.enter()
+
+
+def test_a_batch_creates_databases_once(bench: Bench) -> None:
+    group = bench.group()
+    for batch in (Batch().create(b"d", DUPSORT), Batch().create(b"d")):
+        run(group, batch.put(b"k", b"v", db=b"d").put(b"k", b"w", db=b"d"))
+    with pytest.raises(lmdb.InvalidParameterError):
+        run(group, Batch().create(b"e", 0xFF))
+    with pytest.raises(lmdb.BadValsizeError):
+        run(group, Batch().create(b""))
+    bench.finish(group)
+    assert contents(bench.store, b"d") == [(b"k", b"v"), (b"k", b"w")]
+
+
+def test_a_group_without_slots_left_makes_room_for_the_next(bench: Bench) -> None:
+    group = bench.group()
+    run(group, Batch().put(b"a", b"1"))
+    batch = Batch()
+    for number in range(9):
+        batch.create(b"db%d" % number)
+    with pytest.raises(lmdb.DbsFullError, match="without txn"):
+        run(group, batch)
+    assert group.full
+    bench.finish(group)
+    group = bench.group()
+    for number in range(8):
+        run(group, Batch().create(b"db%d" % number))
+    bench.finish(group)
+    run(group := bench.group(), batch)
+    bench.finish(group)
+    assert len(bench.store.catalogue.handles) == 10
+
+
+def test_stopping_ends_a_child_whatever_it_does(bench: Bench) -> None:
+    group = bench.group()
+    child = group.begin(buffers=True)
+    group.stop(NotAppliedError("the site stops"))
+    with pytest.raises(NotAppliedError, match="stops"):
+        put(child, b"a", b"1")
+
+
+def test_who_waits_for_a_merged_child_is_known_before_the_child_is_gone(bench: Bench) -> None:
+    group = bench.group()
+    child = group.begin()
+    put(child, b"a", b"1")
+    seen: list[Child | None] = []
+    child.merge(merged=lambda: seen.append(group.child))
+    assert seen == [child]
+    assert group.child is None
+    bench.finish(group)

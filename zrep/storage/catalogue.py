@@ -20,6 +20,8 @@ from types import MappingProxyType
 
 import lmdb
 
+from zrep.storage.failures import databases_full
+
 REVERSE_KEY, DUPSORT, INTEGER_KEY, DUPFIXED, INTEGER_DUP = 0x02, 0x04, 0x08, 0x10, 0x20
 """LMDB's own bits, as CREATE_DB records carry them."""
 
@@ -106,7 +108,7 @@ class Slots:
     def assign(self, txn: "lmdb.Transaction", catalogue: Catalogue, name: bytes, handle: "lmdb._Database") -> Catalogue:
         """Let a free slot be the database `name`."""
         if len(catalogue.handles) > DATABASES:
-            raise lmdb.DbsFullError(f"the environment has {DATABASES} databases, which is the limit: drop some first")
+            raise databases_full(f"an environment has at most {DATABASES} databases, drop some first")
         txn.put(name, _NUMBER.pack(self._numbers[id(handle)]), db=self.index)
         return catalogue.with_database(name, handle)
 
@@ -136,7 +138,7 @@ class Slots:
     def create(self, txn: "lmdb.Transaction", flags: int) -> int:
         """Create a slot in a top-level `txn` and return its number. Call `forget` if that does not commit."""
         if len(self._handles) >= SLOTS:
-            raise lmdb.DbsFullError(f"all {SLOTS} databases of the environment are in use: drop some first")
+            raise databases_full(f"all {SLOTS} slots of the environment are in use")
         number = next(number for number in range(1, SLOTS + 1) if number not in self._handles)
         arguments = {name: bool(flags & bit) for name, bit in _BITS.items()}
         self._add(number, self.env.open_db(_PREFIX + b"%d" % number, txn=txn, **arguments))

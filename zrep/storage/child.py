@@ -4,7 +4,9 @@ Whatever changes data is an operation here, and each is captured only when it to
 replays to the same bytes on every site. User transactions, cursors and batches all come through here.
 """
 
+import errno
 import sys
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,8 @@ import lmdb
 from zrep.commit import Batch
 from zrep.errors import ConflictError, ZrepError
 from zrep.records import Op
-from zrep.storage.catalogue import DUPSORT, INTEGER_KEY, REVERSE_KEY, Catalogue, flag_bits
+from zrep.storage.catalogue import DUPSORT, INTEGER_KEY, KINDS, REVERSE_KEY, Catalogue, flag_bits
+from zrep.storage.failures import closed, databases_full, lmdb_error, not_found
 
 if TYPE_CHECKING:
     from zrep.storage.group import Group
@@ -47,7 +50,7 @@ class Child:
         self.buffers = buffers
         self.ops: list[tuple[Any, ...]] = []
         self.nbytes = 0
-        self._lmdb = txn
+        self._lmdb: lmdb.Transaction | None = txn
         self._leave = leave
         self._error: ZrepError | None = None
 
@@ -59,7 +62,9 @@ class Child:
             return self.catalogue.names[id(db)]
         except KeyError:
             (self.txn or self.refuse()).stat(db)  # raises for another environment's handle, and for no handle
-            raise lmdb.InvalidParameterError("Invalid argument: the database of this handle was dropped") from None
+            raise lmdb_error(
+                lmdb.InvalidParameterError, "the database of this handle was dropped", errno.EINVAL
+            ) from None
 
     def put(self, db: "lmdb._Database", key: Any, value: Any, dupdata: bool, overwrite: bool, append: bool) -> bool:
         """Store a pair, as lmdb.Transaction.put does."""
@@ -106,12 +111,13 @@ class Child:
             existing = self.catalogue.handles.get(name)
             if existing is not None:
                 return existing
+            if flags not in KINDS:
+                raise lmdb_error(lmdb.InvalidParameterError, f"no database can have the flags {flags:#x}", errno.EINVAL)
             slots = self.group.store.slots
             handle = slots.free(flags, self.catalogue)
             if handle is None:
-                raise lmdb.DbsFullError(
-                    "no further database of this kind can be created in one transaction: call open_db without txn"
-                )
+                self.group.out_of_slots = True
+                raise databases_full("too many of this kind are created in one transaction, call open_db without txn")
             self.catalogue = slots.assign(txn, self.catalogue, name, handle)
             self.ops.append((Op.CREATE_DB, name, flags))
             self.nbytes += len(name) + OP_BYTES
@@ -120,9 +126,12 @@ class Child:
     def run(self, code: int, name: bytes | None, key: bytes, value: bytes | None) -> None:
         """Perform one operation of a batch. Raises ConflictError, and lmdb.NotFoundError for a missing database."""
         txn = self.txn or self.refuse()
+        if code == Batch.CREATE:
+            self.create(name or b"", int.from_bytes(value or b"", "big"))
+            return
         db = self.catalogue.handles.get(name)
         if db is None:
-            raise lmdb.NotFoundError(f"there is no database named {name!r}: create it with open_db, then retry")
+            raise not_found(name)
         if code == Batch.PUT:
             self.put(db, key, value, True, True, False)
         elif code == Batch.DELETE:
@@ -169,8 +178,11 @@ class Child:
             self.inner = Child(self.group, self, nested, self.catalogue, buffers, None)
             return self.inner
 
-    def merge(self, session: str = "", seq: int = 0) -> None:
-        """Commit into the transaction outside. Raises TxnTooLargeError and LMDB's errors; it has ended then, too."""
+    def merge(self, session: str = "", seq: int = 0, merged: Callable[[], None] | None = None) -> None:
+        """Commit into the transaction outside. Raises TxnTooLargeError and LMDB's errors; it has ended then, too.
+
+        `merged` is called before the engine can see that the child has ended.
+        """
         with self.lock:
             txn = self.txn or self.refuse()
             try:
@@ -187,7 +199,11 @@ class Child:
             self.txn = None
             if self.outer is None:
                 self.group.take(self, session, seq)
-                self.group.child = None
+                try:
+                    if merged is not None:
+                        merged()
+                finally:
+                    self.group.child = None
             else:
                 self.outer.ops += self.ops
                 self.outer.nbytes += self.nbytes
@@ -200,7 +216,8 @@ class Child:
             self.txn = None
             if self.inner is not None:
                 self.inner.abort()
-            self._lmdb.abort()
+            if self._lmdb is not None:
+                self._lmdb.abort()
             if self.outer is not None:
                 if self.outer.inner is self:
                     self.outer.inner = None
@@ -216,12 +233,20 @@ class Child:
             child._error, child.txn = error, None
             child = child.inner
 
+    def abandon(self, error: ZrepError) -> None:
+        """Revoke without ever touching LMDB again: the process was forked, and this is the parent's."""
+        self.revoke(error)
+        child: Child | None = self
+        while child is not None:
+            child.lock, child._lmdb, child._leave = threading.RLock(), None, None
+            child = child.inner
+
     def refuse(self) -> "lmdb.Transaction":
         """Raise the reason why there is no transaction any more, having ended it if it was revoked."""
         self.abort()
         if self._error is not None:
             raise self._error
-        raise lmdb.Error("Attempt to operate on closed/deleted/dropped object.")
+        raise closed()
 
     @property
     def revoked(self) -> ZrepError | None:

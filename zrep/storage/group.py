@@ -58,6 +58,8 @@ class Group:
         self.txns: list[Txn] = []
         self.child: Child | None = None
         self.tail = tuple(tail)
+        self.out_of_slots = False
+        """Whether a child found no slot for a new database: the next group has some."""
         self._leave = leave
         self._image = store.image(tail)
         self._record_bytes = record_bytes
@@ -72,7 +74,9 @@ class Group:
 
     @property
     def full(self) -> bool:
-        return self._nbytes >= min(FULL_BYTES, self._record_bytes // 2) or self._npages >= FULL_PAGES
+        if self._nbytes >= min(FULL_BYTES, self._record_bytes // 2) or self._npages >= FULL_PAGES:
+            return True
+        return self.out_of_slots and bool(self.txns)
 
     def begin(self, buffers: bool = False) -> Child:
         """Begin a child. The caller is the writer (`Writers`), on any thread."""
@@ -161,6 +165,13 @@ class Group:
             finally:
                 self.lock.release()
         return self.child is None
+
+    def stop(self, error: ZrepError) -> None:
+        """Abort whatever is going on, however long an operation of the child takes: the site stops."""
+        if (child := self.child) is not None:
+            child.revoke(error)
+            child.abort()
+        self.abort()
 
     def take(self, child: Child, session: str, seq: int) -> None:
         """Keep what a finished child did. Called by the child, under the lock."""

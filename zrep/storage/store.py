@@ -29,6 +29,8 @@ from zrep.options import MIB, Options
 from zrep.ports import Applied
 from zrep.records import Record
 from zrep.storage.catalogue import Catalogue, Slots, flag_bits
+from zrep.storage.failures import not_found
+from zrep.storage.files import sync_directory
 from zrep.storage.image import APPLIED, Image
 
 MAX_DBS = 256
@@ -49,10 +51,13 @@ class Store:
         self.path = path
         self._map_limit = options.map_bytes
         if not path.exists():
-            _create(path, options)
+            try:
+                _create(path, options)
+            except (OSError, lmdb.Error) as error:
+                raise StorageError(f"cannot create {path}: {error}; correct that and start again") from error
         self.env = _open(path, options, sync)
         self.env.reader_check()
-        with self.env.begin(write=True) as txn:
+        with self.translating(), self.env.begin(write=True) as txn:
             self.slots = Slots(self.env, txn)
             self.main = self.slots.main
             self.bookkeeping = self.env.open_db(b"__zrep", txn=txn)
@@ -154,7 +159,7 @@ class Store:
         try:
             return self.catalogue.handles[name]
         except KeyError:
-            raise lmdb.NotFoundError(f"there is no database named {name!r}: create it with open_db") from None
+            raise not_found(name) from None
 
     def digest(self) -> str:
         """Return a hash over all user databases. Equal applied LSNs have equal digests (I17)."""
@@ -202,7 +207,7 @@ def _open(path: Path, options: Options, sync: bool) -> lmdb.Environment:
             size //= 2
             if size < MIB:
                 raise StorageError(f"no address space for the map of {path}: {error}") from None
-        except lmdb.Error as error:
+        except (OSError, lmdb.Error) as error:
             raise StorageError(f"{path} cannot be opened: {error}") from None
 
 
@@ -221,12 +226,3 @@ def _create(path: Path, options: Options) -> None:
     fresh.rename(path)
     for directory in (path, path.parent):
         sync_directory(directory)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the directory's entries durable."""
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,0 +1,29 @@
+"""The errors that py-lmdb itself would raise: same class, same words, same attributes."""
+
+import os
+
+import lmdb
+
+
+def lmdb_error(kind: type[lmdb.Error], what: str, code: int = 0, reason: str = "") -> lmdb.Error:
+    """Return LMDB's error for the operation `what`; a positive `code` is the system's errno."""
+    reason = reason or (os.strerror(code) if code else "")
+    error = kind(f"{what}: {reason}" if reason else what)
+    error.__dict__.update(what=what, code=code, reason=reason)
+    return error
+
+
+def closed() -> lmdb.Error:
+    """The error for the use of anything that has ended."""
+    return lmdb_error(lmdb.Error, "Attempt to operate on closed/deleted/dropped object.")
+
+
+def not_found(name: bytes | None) -> lmdb.Error:
+    """The error for a database that does not exist."""
+    reason = f"there is no database named {name!r}, open_db creates it"
+    return lmdb_error(lmdb.NotFoundError, "mdb_dbi_open: MDB_NOTFOUND", -30798, reason)
+
+
+def databases_full(reason: str) -> lmdb.Error:
+    """The error for one database too many."""
+    return lmdb_error(lmdb.DbsFullError, "mdb_dbi_open: MDB_DBS_FULL", -30791, reason)
