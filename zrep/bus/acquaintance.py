@@ -68,6 +68,7 @@ class Acquaintance:
         self.group = group
         self.now: Nanoseconds = time.monotonic_ns()
         """The engine's clock at its last call."""
+        self._ticked = self.now
         self._site = site
         self._incarnation = incarnation
         self._hello = hello
@@ -235,7 +236,10 @@ class Acquaintance:
 
     def tick(self, now: Nanoseconds) -> None:
         """Repeat HELLOs, and give up connections on which nobody answers. Call with the sockets drained."""
-        self.now = now
+        if now - self._ticked > SILENCE // 2:  # it was we who stood still: what peers said meanwhile is yet unread
+            for peer in self._peers.values():
+                peer.heard_at = now
+        self.now = self._ticked = now
         for dial in (*self._peers.values(), *self._seeds):
             if now >= dial.due:
                 self._attend(dial)

@@ -46,6 +46,7 @@ class Bus:
         self,
         *,
         bind: Sequence[str],
+        local: str | None = None,
         publish: str | None = None,
         advertise: Sequence[str] | None = None,
         site: SiteId,
@@ -57,7 +58,10 @@ class Bus:
         socket_hook: SocketHook | None = None,
         software: str = "",
     ) -> None:
-        """Bind. Raises OptionError, in a sentence, for an endpoint that is wrong, taken or open to strangers."""
+        """Bind. `local` is an address for programs of this host, `advertise` where peers reach `bind`.
+
+        Raises OptionError, in a sentence, for an endpoint that is wrong, taken or open to strangers.
+        """
         self.counters: Counter[str] = Counter()
         self._site = site
         self._incarnation = incarnation
@@ -65,7 +69,9 @@ class Bus:
         self._owns_context = context is None
         self._sockets = Sockets(self._context, socket_hook)
         try:
-            listening = listen(self._sockets, bind, publish, advertise, insecure=insecure)
+            listening = listen(
+                self._sockets, bind, local=local, publish=publish, advertise=advertise, insecure=insecure
+            )
         except Exception:
             self._end_context()
             raise
@@ -103,9 +109,10 @@ class Bus:
 
     @group.setter
     def group(self, group: GroupId) -> None:
-        self._known.group = group
-        self._subscriber.follow(group)
-        self._known.greet_all()
+        if group != self._known.group:
+            self._known.group = group
+            self._subscriber.follow(group)
+            self._known.greet_all()
 
     def seed(self, endpoint: str) -> None:
         """Connect to an address whose site is not known yet. Raises OptionError for what is no address."""

@@ -21,10 +21,17 @@ class Listening(NamedTuple):
 
 
 def listen(
-    sockets: Sockets, bind: Sequence[str], publish: str | None, advertise: Sequence[str] | None, *, insecure: bool
+    sockets: Sockets,
+    bind: Sequence[str],
+    *,
+    local: str | None,
+    publish: str | None,
+    advertise: Sequence[str] | None,
+    insecure: bool,
 ) -> Listening:
     """Bind the ROUTER to `bind`, the XPUB to `publish` or beside each of `bind`.
 
+    `local` is one more address of the ROUTER, for programs of this host, that no peer is told.
     Raises OptionError for an endpoint that is none, is taken, or is open to strangers.
     """
     wanted = [parse(uri, bind=True) for uri in bind]
@@ -40,6 +47,8 @@ def listen(
     router, publisher = sockets.router(), sockets.publisher()
     try:
         bound = [sockets.bind(router, endpoint) for endpoint in wanted]
+        if local is not None:
+            sockets.bind(router, parse(local, bind=True))
         published = [sockets.bind(publisher, endpoint) for endpoint in beside]
         told = [parse(uri) for uri in advertise] if advertise else bound
         hosts = [endpoint.address for endpoint in told if endpoint.scheme == "tcp"]
