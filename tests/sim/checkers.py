@@ -10,7 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, NoReturn
 
 from zrep import codec
-from zrep.events import Diverged, Event, SiteWentBack
+from zrep.events import Diverged, Event, JoinFailure, SiteWentBack
 from zrep.ids import Egen, Gen, Incarnation, Lsn, Position, SiteId, majority
 from zrep.messages import Message, Type
 from zrep.records import Config, Kind, Record
@@ -304,10 +304,10 @@ class Checkers:
                 self.counts["wins voided by R6"] += 1
 
     def happened(self, host: "Host", event: Event) -> None:
-        """Count an event; some accuse a disk, and no disk here loses what it flushed."""
+        """Count an event; some accuse a disk or a log, and here no disk forgets and no log is trimmed."""
         self.counts[event.name] += 1
-        if isinstance(event, Diverged | SiteWentBack):
-            violated("R4, R5: nobody's disk is accused without cause", site=host.site, event=str(event))
+        if isinstance(event, Diverged | SiteWentBack | JoinFailure):
+            violated("R4, R5: nobody is accused without cause", site=host.site, event=str(event))
 
     def acknowledged(self, host: "Host", done: "Submitted") -> None:
         """I11: what a writer was told is permanent is in the true sequence."""

@@ -235,6 +235,8 @@ class Swarm:
         self.world.after(self._outage(), self._heal, cuts, rng.randrange(1, 5) if shape == "flapping" else 0)
 
     def _cut(self, shape: str, cuts: list[tuple[SiteId, SiteId]]) -> None:
+        if not self._troubled:
+            return
         told = " ".join(f"{src}>{dst}" for src, dst in cuts)
         self.world.trace.note(self.world.now, SiteId("net"), f"cut ({shape})", told)
         for src, dst in cuts:

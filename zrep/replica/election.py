@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from zrep.events import Elected, ElectionFailed, ElectionStarted
-from zrep.ids import Egen, Incarnation, Nanoseconds, Position, SiteId, majority
+from zrep.ids import Egen, Incarnation, Lsn, Nanoseconds, Position, SiteId, majority
 from zrep.messages import HISTORY_LIMIT, Flag, Higher, LogReq, MasterIs, Message, Vote1, Vote2
 from zrep.options import MILLISECOND
 from zrep.records import Config
@@ -320,10 +320,14 @@ class Elections:
             return
         if self._pulling is not None and self._pulling[1] >= position and "pull" in state.timers:
             return
+        self.pull(server, position, state.perm + 1)
+
+    def pull(self, server: SiteId, position: Position, first: Lsn) -> None:
+        """Ask for a better log's records from `first` on."""
+        state = self.state
         self._pulling = (server, position)
         state.timers.set("pull", state.ms(state.options.request_min_ms))
-        limit = state.options.limit_bytes
-        state.send(server, LogReq(position.lsn, limit), lsn=state.perm + 1, flags=Flag.PULL)
+        state.send(server, LogReq(position.lsn, state.options.limit_bytes), lsn=first, flags=Flag.PULL)
 
     def pulled(self) -> None:
         """The log grew by a pull: campaign with it."""

@@ -397,16 +397,15 @@ class Following:
                 continue
             chain = state.log.chain(before) if before <= end else None
             if chain is None or not follows(Tip(state.history.gen_at(before), before, chain), record):
-                break
+                return IGNORE
             state.cut(before)
             if record.gen > state.meta.promise:
                 state.promise(record.gen)
             state.synced = False
             state.append(record)
             grown = True
+        if message.flags & Flag.MORE and state.position < server:
+            self.elections.pull(message.sender, server, message.lsn + len(message.records) + 1)
         if grown:
-            state.timers.clear("pull")
-            if message.flags & Flag.MORE:
-                self.elections.consider_pull(message.sender, server)
             self.elections.pulled()
         return SUCCESS

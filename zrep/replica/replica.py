@@ -385,7 +385,8 @@ class Replica:
     def _on_sync_req(self, message: Message, fields: SyncReq) -> Result:
         state = self.state
         if state.role is Role.MASTER:
-            self.reigning.on_returning(message.sender, message.incarnation, message.lsn)
+            if message.gen == state.gen:
+                self.reigning.on_returning(message.sender, message.incarnation, message.lsn)
             if message.gen < state.gen:
                 self.reigning.announce_to(message.sender)
         return self.serving.on_sync_req(message, fields)

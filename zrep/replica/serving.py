@@ -29,7 +29,8 @@ class Serving:
         end = state.log.durable if pull else self._verified_end()
         serves = pull or message.gen == state.gen
         if not serves or message.lsn > end or message.lsn < state.log.first:
-            if not pull and (state.role is Role.CLIENT or message.lsn < state.log.first):
+            deposed = state.role is Role.CLIENT and state.master == state.site
+            if not pull and not deposed and (state.role is Role.CLIENT or message.lsn < state.log.first):
                 state.send(message.sender, Rerequest(), lsn=message.lsn)
             return IGNORE
         last = end if pull else min(end, max(fields.last, message.lsn))
