@@ -33,7 +33,7 @@ def test_a_new_home_mints_an_identity_and_keeps_it(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o700
     assert len(first.meta.site) == 32
     assert (first.meta.boots, first.meta.state, first.rebooted) == (1, 1, False)
-    assert first.data_directory(1).is_dir()
+    assert first.data_directory(1).parent == first.log_directory(1).parent
     assert open_log(first).tip == Tip()
     first.close()
     second = opened(path)

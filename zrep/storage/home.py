@@ -84,11 +84,10 @@ class Home:
         return self.path / "site.sock"
 
     def make_state(self, state: int, base: Tip = Tip()) -> None:  # noqa: B008 - immutable
-        """Make the directories of a state whose log continues after `base`, durably and at once whole."""
+        """Make a state whose log continues after `base`, durably and at once whole; the store makes its own part."""
         temporary = self.path / f"state-{state}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
-        (temporary / "data").mkdir(parents=True, mode=0o700)
-        (temporary / "log").mkdir(mode=0o700)
+        (temporary / "log").mkdir(parents=True, mode=0o700)
         SegmentedLog.create(temporary / "log", base, self._segment_bytes)
         sync_directory(temporary)
         os.rename(temporary, self.path / f"state-{state}")

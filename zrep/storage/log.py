@@ -62,6 +62,7 @@ class SegmentedLog:
     def create(cls, directory: Path, base: Tip = Tip(), segment_bytes: int = 64 * MIB) -> None:  # noqa: B008
         """Make an empty log that continues after `base`, in a directory that has none."""
         Segment.create(directory, base, segment_bytes)
+        sync_directory(directory)
 
     @property
     def first(self) -> Lsn:
@@ -198,22 +199,32 @@ class SegmentedLog:
 
     def _write(self, records: Sequence[Record]) -> None:
         active = self._segments[-1]
+        nbytes = sum(len(record.raw) + frames.OVERHEAD for record in records)
+        if active.tip != active.base and active.end + nbytes > self._segment_bytes:
+            with self._room():
+                fresh = Segment.create(self.directory, active.tip, self._segment_bytes)
+            sync_directory(self.directory)
+            active.close()
+            self._segments.append(fresh)
+            active = fresh
         try:
-            nbytes = sum(len(record.raw) + frames.OVERHEAD for record in records)
-            if active.tip != active.base and active.end + nbytes > self._segment_bytes:
-                active.close()
-                active = Segment.create(self.directory, active.tip, self._segment_bytes)
-                self._segments.append(active)
-            active.append(records, self._kept)
+            with self._room():
+                active.append(records, self._kept)
+        except DiskFullError:
+            active.erase(0)
+            raise
+        if self._sync:
+            active.flush()
+
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        """Tell a disk without space, where nothing was flushed yet, from a disk that fails."""
+        try:
+            yield
         except OSError as error:
             if error.errno not in DISK_FULL:
                 raise
-            active.erase(0)
-            raise DiskFullError(
-                f"no space to write the log in {self.directory}: free some, nothing was lost"
-            ) from error
-        if self._sync:
-            active.flush()
+            raise DiskFullError(f"no space for the log in {self.directory}: free some, nothing was lost") from error
 
     def _forget(self) -> None:
         """Keep the newest `cache_bytes` in memory, and everything that is not flushed."""

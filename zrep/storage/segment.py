@@ -61,7 +61,7 @@ class Segment:
 
     @classmethod
     def create(cls, directory: Path, base: Tip, nbytes: int, content: bytes = b"") -> "Segment":
-        """Make the file that continues after `base`, replacing one of the same name."""
+        """Make the file that continues after `base`, or replace it; `sync_directory` makes its name durable."""
         path = directory / f"{base.lsn + 1:020d}.log"
         temporary = path.with_suffix(".tmp")
         header = _HEADER.pack(_MAGIC, FORMAT, base.lsn + 1, base.gen, base.chain)
@@ -78,7 +78,6 @@ class Segment:
             with suppress(OSError):
                 os.unlink(temporary)
             raise
-        sync_directory(directory)
         return cls(path, base)
 
     @classmethod
@@ -172,7 +171,7 @@ class Segment:
         write_at(self._writable(), frames.encode(records, offset, first - 1), offset)
 
     def copy(self, nbytes: int) -> None:
-        """Move the frames into a new file under the same name, durably."""
+        """Move the frames into a new file under the same name."""
         self.close()
         with self._readable() as fd:
             content = read_at(fd, self.end - _FIRST_FRAME, _FIRST_FRAME)
