@@ -41,7 +41,7 @@ class Link:
     Bulk carries what may be large, so that a stream of records never delays a vote, an ack or a heartbeat.
     """
 
-    def __init__(self, sockets: Sockets, endpoint: Endpoint, control: bytes, bulk: bytes | None = None) -> None:
+    def __init__(self, sockets: Sockets, endpoint: Endpoint, control: bytes | None, bulk: bytes | None = None) -> None:
         self.endpoint = endpoint
         self.up = False
         """A handshake was seen; always False over inproc, which has no monitor."""

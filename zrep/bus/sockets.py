@@ -106,11 +106,12 @@ class Sockets:
         """The socket that hears every peer's broadcasts."""
         return self._make(zmq.SUB, "subscriber", {zmq.RCVHWM: CONTROL_HWM})
 
-    def dealer(self, route: bytes, purpose: str, hwm: int) -> Socket:
-        """A socket that sends to one peer. IMMEDIATE, so that nothing piles up for one that is not there."""
-        return self._make(
-            zmq.DEALER, purpose, {zmq.ROUTING_ID: route, zmq.IMMEDIATE: 1, zmq.SNDHWM: hwm, zmq.RCVHWM: CONTROL_HWM}
-        )
+    def dealer(self, route: bytes | None, purpose: str, hwm: int) -> Socket:
+        """A socket that sends to one site. IMMEDIATE, so that nothing piles up for one that is not there."""
+        options: dict[int, int | bytes] = {zmq.IMMEDIATE: 1, zmq.SNDHWM: hwm, zmq.RCVHWM: CONTROL_HWM}
+        if route is not None:
+            options[zmq.ROUTING_ID] = route
+        return self._make(zmq.DEALER, purpose, options)
 
     def _make(self, kind: int, purpose: str, options: Mapping[int, int | bytes]) -> Socket:
         socket = self._context.socket(kind)
