@@ -163,6 +163,7 @@ class Acquaintance:
             peer.seeded = True
         if not self.is_current(peer, message.incarnation):
             return
+        self._follow_move(peer, _usable(hello.endpoints))
         publish = _usable(hello.publish)
         if publish and peer.publish.endpoints != publish:
             peer.publish = Addresses(publish)
@@ -171,6 +172,13 @@ class Acquaintance:
         if message.flags & Flag.REREQUEST:
             self.greet(peer)
         self._settle(peer)
+
+    def _follow_move(self, peer: Peer, endpoints: tuple[Endpoint, ...]) -> None:
+        """Dial a site where it says that it is, if it is not where we thought (F23)."""
+        reached = peer.link is not None and peer.link.up
+        if endpoints and not reached and not set(endpoints) <= set(peer.addresses.endpoints):
+            peer.addresses = Addresses(endpoints)
+            self._open(peer)
 
     def _meet(self, site: SiteId, hello: Hello, seed: Seed | None) -> Peer | None:
         """Dial back a site that is not in our configuration, if it is one of the few that we may."""
