@@ -226,7 +226,7 @@ def _tips(nodes: Sequence[Node]) -> set[tuple[int, int]]:
 def _contents(node: Node) -> dict[bytes, bytes]:
     import zrep
 
-    with zrep.connect(node.address) as client:
+    with zrep.connect(node.address, roam=False) as client:
         return dict(client.scan())
 
 

@@ -45,7 +45,7 @@ def ask(address: str) -> dict[str, Any]:
     import zrep
 
     try:
-        with zrep.connect(address, timeout_ms=ASK_TIMEOUT_MS) as client:
+        with zrep.connect(address, timeout_ms=ASK_TIMEOUT_MS, roam=False) as client:
             return client.status()
     except zrep.Error as error:
         return {"error": str(error)}

@@ -32,7 +32,7 @@ def connect(addresses: list[str] | None, home: Path | None, timeout_ms: int) -> 
         addresses = os.environ.get("ZREP_CONNECT", "").replace(",", " ").split()
     if not addresses:
         raise OptionError("whom to talk to is not said: give -C URI or -H DIR, or set ZREP_CONNECT")
-    return zrep.connect(*addresses, timeout_ms=timeout_ms)
+    return zrep.connect(*addresses, timeout_ms=timeout_ms, roam=home is None)
 
 
 def local(home: Path) -> str:

@@ -52,12 +52,13 @@ SESSION_IDLE_MS = 600_000
 SCAN_PAGE = 1000
 
 
-def connect(*endpoints: str, timeout_ms: int = 5000) -> "Client":
+def connect(*endpoints: str, timeout_ms: int = 5000, roam: bool = True) -> "Client":
     """Return a client of the group that these addresses belong to; it connects in the background.
 
-    One address is enough: the client learns the others. Raises OptionError for what is no address.
+    One address is enough: the client learns the others. With `roam=False` only the given addresses are
+    read from, which tells what *that* site holds. Raises OptionError for what is no address.
     """
-    return Client(endpoints, timeout_ms)
+    return Client(endpoints, timeout_ms, roam)
 
 
 class _Server:
@@ -79,8 +80,9 @@ class Client:
     moment behind the master's; a write's result is permanent.
     """
 
-    def __init__(self, endpoints: Iterable[str], timeout_ms: int = 5000) -> None:
+    def __init__(self, endpoints: Iterable[str], timeout_ms: int = 5000, roam: bool = True) -> None:
         self.timeout_ms = timeout_ms
+        self._roam = roam
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._servers: dict[Endpoint, _Server] = {}
@@ -98,6 +100,7 @@ class Client:
         known = [parse(uri) for uri in endpoints]
         if not known:
             raise OptionError("a client needs an address: connect('tcp://host:port')")
+        self._given = frozenset(known)
         self._context = zmq.Context()
         self._sockets = Sockets(self._context, None)
         self._poller = zmq.Poller()
@@ -273,13 +276,14 @@ class Client:
         if server.link is None or (not server.up and _now_ms() - server.dialled_at > REDIAL_MS):
             self._dial(server)
         self._number += 1
+        number = self._number
         assert server.link is not None
-        if not server.link.send(encode_request(request._replace(id=self._number))):
+        if not server.link.send(encode_request(request._replace(id=number))):
             return None
         if not server.up:
             server.up = True
             self._ask_for_others(server)
-        return self._number
+        return number
 
     def _ask_for_others(self, server: _Server) -> None:
         """Learn the group's other addresses from a site we have just reached."""
@@ -292,7 +296,9 @@ class Client:
     def _next(self, to_master: bool) -> _Server:
         if to_master and self._master is not None:
             return self._master
-        return self._turn[0]
+        if to_master or self._roam:
+            return self._turn[0]
+        return next(server for server in self._turn if server.endpoint in self._given)
 
     def _pass_over(self, server: _Server) -> None:
         """Ask others before this one, and no longer as the master."""

@@ -119,7 +119,7 @@ class Cluster:
         """Return what each site holds, asked of itself."""
         held = []
         for node in self.nodes:
-            with zrep.connect(node.address, timeout_ms=5000) as client:
+            with zrep.connect(node.address, timeout_ms=5000, roam=False) as client:
                 held.append(dict(client.scan()))
         return held
 
