@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from enum import IntEnum
@@ -20,13 +19,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.shim import MEMORY
 from tests.shim.script import Step, contents, script
 from tests.shim.victim import Site
+from zrep.errors import StorageError
 from zrep.records import Kind, Record, Tip, make_record
 
 SHIM = Path(__file__).parent / "shim" / "faultshim.c"
-MEMORY = Path("/dev/shm")
-"""A flush is for the shim to see, not for a disk to wait for: memory serves, and is fast."""
 
 
 class Mode(IntEnum):
@@ -51,11 +50,11 @@ class Victim:
             env={**os.environ, "LD_PRELOAD": str(library)},
         )
 
-    def run(self, home: Path, call: int, mode: Mode) -> list[str]:
+    def run(self, home: Path, call: int, mode: Mode, bug: str) -> list[str]:
         """Run the script in an empty home; return what the run said before its end."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(f"{home} {call} {mode.value}\n")
+        self._process.stdin.write(f"{home} {call} {mode.value} {bug}\n")
         self._process.stdin.flush()
         notes: list[str] = json.loads(self._process.stdout.readline())
         return notes
@@ -68,7 +67,6 @@ class Victim:
 def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None or sys.platform != "linux":
-        warnings.filterwarnings("always", message="CRASH POINTS NOT TESTED")
         pytest.skip("CRASH POINTS NOT TESTED: this needs Linux and a C compiler named cc, gcc or clang")
     library = tmp_path_factory.mktemp("shim") / "faultshim.so"
     subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, SHIM, "-ldl"], check=True)
@@ -80,7 +78,7 @@ def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
 @pytest.fixture
 def homes() -> Iterator[Iterator[Path]]:
     """Return paths for homes, each removed when the next is taken."""
-    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as directory:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as directory:
 
         def paths() -> Iterator[Path]:
             for number in itertools.count():
@@ -93,23 +91,42 @@ def homes() -> Iterator[Iterator[Path]]:
 
 @pytest.mark.parametrize("mode", list(Mode), ids=lambda mode: mode.name.lower())
 def test_every_call(victim: Victim, homes: Iterator[Path], mode: Mode) -> None:
-    whole = victim.run(next(homes), 0, mode)
+    ends = sweep(victim, homes, mode)
+    if mode is Mode.FAIL_FULL:
+        assert ends["ran on"] > ends.total() // 2, "space is back after one refusal: most runs end well"
+    else:
+        assert ends["killed" if mode <= Mode.TEAR else "stopped"] >= ends.total() - 1, "a failure is final"
+
+
+@pytest.mark.parametrize(
+    ("bug", "mode"),
+    [
+        ("ack-before-flush", Mode.KILL_BEFORE),
+        ("meta-in-place", Mode.TEAR),
+        ("failed-flush-ignored", Mode.FAIL_IO),
+    ],
+)
+def test_a_planted_bug_is_caught(victim: Victim, homes: Iterator[Path], bug: str, mode: Mode) -> None:
+    with pytest.raises((AssertionError, StorageError)):
+        assert sweep(victim, homes, mode, bug)["ran on"] <= 1
+
+
+def sweep(victim: Victim, homes: Iterator[Path], mode: Mode, bug: str = "none") -> Counter[str]:
+    """Stop a run at every call, check what each left, and count how they ended."""
+    whole = victim.run(next(homes), 0, mode, bug)
     assert whole[:-1] == ["durable"] * len(script())
     calls = int(whole[-1].removeprefix("calls "))
     ends: Counter[str] = Counter()
     for call in range(1, calls + 1):
         home = next(homes)
-        notes = victim.run(home, call, mode)
+        notes = victim.run(home, call, mode, bug)
         try:
             ends[end_of(notes)] += 1
             check(home, notes.count("durable"))
         except Exception as error:
             error.add_note(f"{mode.name} at call {call} of {calls}; the run said {notes}")
             raise
-    if mode is Mode.FAIL_FULL:
-        assert ends["ran on"] > calls // 2, "space is back after one refusal: most runs end well"
-    else:
-        assert ends["killed" if mode <= Mode.TEAR else "stopped"] >= calls - 1, "no failure is survived"
+    return ends
 
 
 def end_of(notes: list[str]) -> str:

@@ -1,8 +1,9 @@
 """The process that runs the script under the shim, and dies where it is told to.
 
 `python -m tests.shim.victim` imports everything once and then serves orders from its standard input: one
-line `directory k mode` forks one run. The answer is one line of JSON, the list of what the run said: a
-word for each step that it was told is durable, for each full disk, for its stop, or how many calls it made.
+line `directory k mode bug` forks one run, with one of `BUGS` planted, or "none". The answer is one line of
+JSON, the list of what the run said: a word for each step that it was told is durable, for each full disk,
+for its stop, or how many calls it made.
 """
 
 import ctypes
@@ -10,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from tests.shim.script import OPTIONS, SEGMENT, Step, script
 from zrep.errors import DiskFullError, StorageError
 from zrep.storage.home import Home
 from zrep.storage.log import SegmentedLog
+from zrep.storage.meta import DiskMeta
+from zrep.storage.segment import Segment
 from zrep.storage.store import Store
 
 
@@ -84,16 +88,42 @@ def run(path: Path, shim: Any) -> None:
     note(f"calls {shim.faultshim_count()}")
 
 
+def _flush_later(log: SegmentedLog) -> None:
+    """Believe a group durable that is only buffered, until the next ones come."""
+    if log.tip.lsn > log.durable + 3:
+        _flush(log)
+
+
+def _write_in_place(meta: DiskMeta, data: bytes) -> None:
+    meta.path.write_bytes(data)
+    meta._temporary.write_bytes(data)
+
+
+def _flush_hopefully(segment: Segment) -> None:
+    with suppress(OSError):
+        os.fdatasync(segment._writable())
+
+
+_flush = SegmentedLog.flush
+BUGS: dict[str, tuple[type, str, Callable[..., None]]] = {
+    "ack-before-flush": (SegmentedLog, "flush", _flush_later),
+    "meta-in-place": (DiskMeta, "_write_temporary", _write_in_place),
+    "failed-flush-ignored": (Segment, "flush", _flush_hopefully),
+}
+
+
 def serve() -> None:
     global _notes
     shim = ctypes.CDLL(None)
     for line in sys.stdin:
-        path, number, mode = line.split()
+        path, number, mode, bug = line.split()
         heard, _notes = os.pipe()
         child = os.fork()
         if child == 0:
             os.close(heard)
             shim.faultshim_arm(path.encode(), ctypes.c_long(int(number)), int(mode))
+            if bug in BUGS:
+                setattr(*BUGS[bug])
             try:
                 run(Path(path), shim)
             except BaseException as error:
