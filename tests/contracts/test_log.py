@@ -261,3 +261,18 @@ def test_random_histories(disk: Disk, seed: int) -> None:
             assert part
             assert log.chain(first) == model[index].chain
     assert everything(log) == model
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_a_crash_in_memory_leaves_what_a_disk_may(seed: int) -> None:
+    """What was flushed and not cut since is there; above it a prefix of the old or of the new, never both."""
+    rng = random.Random(seed)
+    log = MemoryLog()
+    old = fill(log, rng.randint(0, 8))
+    log.flush()
+    kept = rng.randint(0, len(old))
+    log.cut(kept)
+    new = old[:kept] + fill(log, rng.randint(0, 8), gen=2)
+    found = everything(log.crash(rng))
+    assert len(found) >= kept
+    assert found in (old[: len(found)], new[: len(found)])
