@@ -315,7 +315,7 @@ class Engine:
             self._emit(ConnectBroken(arrival.site, arrival.reason))
             self.replica.disconnected(now, arrival.site)
         elif isinstance(arrival, ConnectFailed):
-            self._emit(ConnectTryFailed(arrival.endpoint, arrival.reason))
+            self._emit(ConnectTryFailed(*arrival))
         else:
             assert isinstance(arrival, DuplicateSite)
             self.replica.duplicate(now, arrival.site)

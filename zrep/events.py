@@ -137,6 +137,8 @@ class ConnectTryFailed(Event):
     name = "CONNECT_TRY_FAILED"
     endpoint: str
     reason: str
+    refused: bool = False
+    """Trying again will not help: it belongs to another group."""
 
 
 @dataclass(frozen=True, slots=True)

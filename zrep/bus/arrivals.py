@@ -26,6 +26,8 @@ class ConnectFailed(NamedTuple):
 
     endpoint: str
     reason: str
+    refused: bool = False
+    """Trying again will not help: it belongs to another group."""
 
 
 class DuplicateSite(NamedTuple):

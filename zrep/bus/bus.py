@@ -72,7 +72,7 @@ class Bus:
             listening = listen(
                 self._sockets, bind, local=local, publish=publish, advertise=advertise, insecure=insecure
             )
-        except Exception:
+        except BaseException:
             self._end_context()
             raise
         self._router, _, self.endpoints, self.publish = listening
@@ -179,8 +179,7 @@ class Bus:
     def close(self) -> None:
         """Close every socket. Waits up to a second for replies to foreign programs to leave."""
         self._known.close()
-        for socket in (self._publisher.socket, self._subscriber.socket, self._router):
-            socket.close()
+        self._subscriber.socket.close()
         self._sockets.close()
         self._wake.close()
         self._end_context()
@@ -301,7 +300,7 @@ class Bus:
                 f"it belongs to group {message.group or 'none'} and this home to {self.group or 'none'}: "
                 "connect to sites of one group, or join with a new home"
             )
-            self._news.append(ConnectFailed(where[:200], reason))
+            self._news.append(ConnectFailed(where[:200], reason, refused=seed is not None))
 
     def _is_news(self, what: str) -> bool:
         """Tell whether to report it: once, and not more than a stranger may make us remember."""
