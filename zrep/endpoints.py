@@ -83,7 +83,7 @@ def resolve(endpoint: Endpoint) -> list[Endpoint]:
 
     Blocks for as long as the system takes to look up a name, and not at all for a number.
     """
-    if endpoint.scheme != "tcp" or _number(endpoint.address) is not None:
+    if endpoint.scheme != "tcp" or endpoint.address == ANY or _number(endpoint.address) is not None:
         return [endpoint]
     try:
         found = socket.getaddrinfo(endpoint.address, endpoint.port, type=socket.SOCK_STREAM)

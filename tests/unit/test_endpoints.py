@@ -102,4 +102,5 @@ def test_names_resolve_to_numbers_ipv6_first() -> None:
     assert {str(endpoint) for endpoint in found} <= {"tcp://[::1]:7001", "tcp://127.0.0.1:7001"}
     assert found == sorted(found, key=lambda endpoint: ":" not in endpoint.address)
     assert resolve(parse("tcp://127.0.0.1:7001")) == [parse("tcp://127.0.0.1:7001")]
+    assert resolve(parse("tcp://*:0", bind=True)) == [parse("tcp://*:0", bind=True)]
     assert resolve(parse("ipc://x")) == [parse("ipc://x")]

@@ -153,6 +153,7 @@ class Acquaintance:
 
     def on_hello(self, message: Message, hello: Hello, seed: Seed | None = None) -> None:
         """Learn who a site is and where; `seed` is the one through which it answered."""
+        self._counters["hellos"] += 1
         peer = self._peers.get(message.sender) or self._meet(message.sender, hello, seed)
         if peer is None:
             self._counters["refused"] += 1

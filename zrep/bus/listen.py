@@ -57,10 +57,10 @@ def listen(
         for endpoint in (*told, *published):
             if endpoint.is_any:
                 raise OptionError(f"no peer can connect to {endpoint}: say with advertise= how this host is reached")
-    except OptionError:
-        router.close(0)
-        publisher.close(0)
+    except BaseException:
         sockets.close()
+        publisher.close(0)
+        router.close(0)
         raise
     return Listening(router, publisher, tuple(map(str, told)), tuple(map(str, published)))
 

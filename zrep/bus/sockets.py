@@ -78,6 +78,8 @@ class Sockets:
     def __init__(self, context: "zmq.Context[Socket]", hook: SocketHook | None) -> None:
         self._context = context
         self._hook = hook
+        self._bound: list[Socket] = []
+        self._names: list[tuple[Socket, str]] = []
         self._locks: list[_PathLock] = []
 
     def router(self) -> Socket:
@@ -124,13 +126,16 @@ class Sockets:
 
     def bind(self, socket: Socket, endpoint: Endpoint) -> Endpoint:
         """Bind, and return the endpoint with the real port. Raises OptionError, saying why not."""
+        self._bound.append(socket)
         if endpoint.scheme == "ipc" and not endpoint.address.startswith("@"):
             self._locks.append(_PathLock(endpoint))
         try:
-            socket.bind(str(resolve(endpoint)[0] if not endpoint.is_any else endpoint))
+            socket.bind(str(resolve(endpoint)[0]))
         except zmq.ZMQError as error:
             reason = _BIND_ERRORS.get(error.errno or 0, f"{os.strerror(error.errno or 0)}: choose another")
             raise OptionError(f"cannot bind {endpoint}: {reason}") from None
+        if endpoint.scheme == "inproc":
+            self._names.append((socket, str(endpoint)))  # a name is free when unbound; closing frees it some time later
         if endpoint.scheme != "tcp":
             return endpoint
         last = socket.getsockopt_string(zmq.LAST_ENDPOINT)
@@ -138,7 +143,11 @@ class Sockets:
         return endpoint._replace(port=bound.port)
 
     def close(self) -> None:
-        """Let go of the ipc paths; the sockets' owners have closed them."""
+        """Close what is bound, and let go of the names and paths; who connected a socket closes it."""
+        for socket, name in self._names:
+            socket.unbind(name)
+        for socket in self._bound:
+            socket.close()
         for lock in self._locks:
             lock.release()
 
