@@ -201,6 +201,17 @@ def test_a_site_that_lost_trust_begins_anew(tmp_path: Path) -> None:
     home.close()
 
 
+def test_a_home_without_its_state_can_begin_anew(tmp_path: Path) -> None:
+    home = opened(tmp_path)
+    (tmp_path / "state-1" / "log").rename(tmp_path / "elsewhere")
+    (tmp_path / "state-1").rmdir()
+    with pytest.raises(DamagedLogError):
+        open_log(home)
+    home.begin_anew(home.meta)
+    assert open_log(home).tip == Tip()
+    home.close()
+
+
 def test_states_that_are_not_current_are_removed(tmp_path: Path) -> None:
     home = opened(tmp_path)
     home.make_state(2, Tip(3, 50, 7))

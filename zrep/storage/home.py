@@ -96,26 +96,18 @@ class Home:
     def begin_anew(self, meta: Meta) -> Meta:
         """Give up an identity that this disk cannot vouch for any more (R4).
 
-        Puts the old state aside, makes an empty one under a new site id that remembers the old, and returns
-        the saved meta. A kill in between leaves a home that lost its log, so that this is done again.
+        Makes an empty state under a new site id that remembers the old one, switches to it, and puts the old
+        state aside. A kill before the switch leaves the old home, to be given up again.
         """
-        old = self.path / f"state-{meta.state}"
-        if old.exists():
-            shutil.rmtree(self.path / f"lost-{meta.state}", ignore_errors=True)
-            os.rename(old, self.path / f"lost-{meta.state}")
-            sync_directory(self.path)
-        anew = Meta(
-            site=_mint(),
-            group=meta.group,
-            boots=meta.boots,
-            state=meta.state + 1,
-            replaces=meta.site,
-            boot_id=meta.boot_id,
-        )
+        anew = meta._replace(site=_mint(), promise=0, vote=SiteId(""), state=meta.state + 1, replaces=meta.site)
         shutil.rmtree(self.path / f"state-{anew.state}", ignore_errors=True)
         self.make_state(anew.state)
         self.metafile.save(anew)
         self.meta = anew
+        lost = self.path / f"lost-{meta.state}"
+        shutil.rmtree(lost, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            os.rename(self.path / f"state-{meta.state}", lost)
         return anew
 
     def close(self) -> None:
