@@ -156,6 +156,7 @@ class Rerequest(NamedTuple):
 class SyncReq(NamedTuple):
     """lsn: own end. Where do our logs part?"""
 
+    last_gen: Gen
     perm: Lsn
     """A common point at least: what is permanent is the same everywhere."""
     history: tuple[Reign, ...]
@@ -167,8 +168,9 @@ class Sync(NamedTuple):
 
     chain: int
     asker: Incarnation
-    asker_end: Lsn
-    """The request this answers; a later state of the asker must not be cut by it."""
+    asker_last: tuple[Gen, Lsn]
+    """The request this answers: another log of the asker, though it may end at the same LSN, must not be
+    cut by it."""
 
 
 class Vote1(NamedTuple):

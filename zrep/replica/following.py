@@ -201,7 +201,7 @@ class Following:
         to = self._relay if self._relay is not None and not state.hears_master and first else state.master
         if to is None or to == state.site:
             return
-        fields = SyncReq(state.perm, state.history.since(state.perm, HISTORY_LIMIT))
+        fields = SyncReq(state.position.gen, state.perm, state.history.since(state.perm, HISTORY_LIMIT))
         state.send(to, fields, lsn=state.log.tip.lsn)
         state.timers.set("sync", state.now + self._sync_backoff.pause())
 
@@ -212,8 +212,8 @@ class Following:
     def on_sync(self, message: Message, fields: Sync) -> Result:
         """Cut what the master does not have; from here on our log is a prefix of its log."""
         state, common = self.state, message.lsn
-        answers = (fields.asker, fields.asker_end) == (state.incarnation, state.log.tip.lsn)
-        if state.synced or not answers or common > state.log.tip.lsn:
+        answers = (fields.asker, fields.asker_last) == (state.incarnation, state.position)
+        if state.synced or not answers or common > state.log.tip.lsn or message.gen < state.meta.promise:
             return IGNORE
         ours = state.log.chain(common)
         if common < state.perm or (ours is not None and ours != fields.chain):

@@ -68,7 +68,7 @@ class Serving:
         if chain is None or common > end or (state.role is Role.CLIENT and common == end < message.lsn):
             state.send(message.sender, Rerequest(), lsn=message.lsn)
             return IGNORE
-        state.send(message.sender, Sync(chain, message.incarnation, message.lsn), lsn=common)
+        state.send(message.sender, Sync(chain, message.incarnation, (fields.last_gen, message.lsn)), lsn=common)
         if common < end:  # saves the asker a round trip, at the moment when a new reign waits for its acks
             self._serve(message.sender, common + 1, end, state.options.limit_bytes, pull=False)
         return SUCCESS
