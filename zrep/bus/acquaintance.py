@@ -109,9 +109,10 @@ class Acquaintance:
             if peer is not None:
                 peer.listed = True
         if joined:
-            for seed in self._seeds:
+            # A seed where nobody has answered yet may still turn out to be of another group.
+            for seed in [seed for seed in self._seeds if seed.site is not None]:
                 self._close(seed)
-            self._seeds.clear()
+                self._seeds.remove(seed)
             for peer in [peer for peer in self._peers.values() if peer.site not in listed]:
                 if peer.listed or peer.seeded:
                     self._drop(peer, "it is no member any more")
@@ -165,6 +166,8 @@ class Acquaintance:
         if not self.is_current(peer, message.incarnation):
             return
         self._follow_move(peer, _usable(hello.endpoints))
+        if not self.group:
+            self._subscriber.follow(message.group)  # it may soon be ours: then no broadcast shall be missed
         publish = _usable(hello.publish)
         if publish and peer.publish.endpoints != publish:
             peer.publish = Addresses(publish)
