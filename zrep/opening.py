@@ -2,6 +2,7 @@
 
     log end ≥ applied                    the machine replays the rest of the log
     log end < applied, or damaged        the log lost records: lost trust, a new site id that JOINs (R4)
+    found to differ from the group's     the same
     "process" durability, other boot     the same: what was acknowledged may be gone
     log begins above applied + 1         the store lost records: internal init (not yet here)
 
@@ -47,10 +48,20 @@ class Opened:
             self.store.close()
             raise
         else:
-            if self._sync or not self.home.rebooted or self._alone:
-                return
-            self.log.close()
-            self._begin_anew('durability "process" does not survive a restart of the operating system')
+            reason = self._distrust()
+            if reason:
+                self.log.close()
+                self._begin_anew(reason)
+
+    def _distrust(self) -> str:
+        """Say why an intact log may not be believed all the same; nothing for a group's only voter."""
+        if self._alone:
+            return ""
+        if self.meta.doubtful:
+            return "its log differs from what the group made permanent"
+        if self.home.rebooted and not self._sync:
+            return 'durability "process" does not survive a restart of the operating system'
+        return ""
 
     @property
     def meta(self) -> Meta:

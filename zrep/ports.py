@@ -29,6 +29,8 @@ class Meta(NamedTuple):
     """The site id that this home gave up when it lost trust; JOIN names it (R4)."""
     boot_id: str = ""
     """The operating system's boot at the last start; "process" durability does not survive another one."""
+    doubtful: bool = False
+    """This log was found to differ from what the group made permanent: the next start gives it up (R4)."""
     seeds: tuple[str, ...] = ()
     """Where this site asked to join: whom to ask until its own log says who the members are."""
 

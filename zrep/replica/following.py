@@ -229,8 +229,11 @@ class Following:
 
     def _diverged(self, lsn: Lsn) -> Result:
         """Our log is not what the group made permanent: this disk cannot vouch for anything (R4)."""
-        self.state.muted = True
-        self.state.notify(Diverged(lsn))
+        state = self.state
+        if not state.muted:
+            state.muted = True
+            state.set_meta(state.meta._replace(doubtful=True))
+            state.notify(Diverged(lsn))
         return Result(ResultCode.JOIN_FAILURE, lsn)
 
     # Records.

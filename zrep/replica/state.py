@@ -65,7 +65,7 @@ class State:
         """As a client: whether our log was found to be a prefix of the master's of `gen`."""
         self.established = False
         """Whether a master was seen since boot (flag GROUP_ESTD)."""
-        self.muted = False
+        self.muted = meta.doubtful
         """This site's word does not count: it lost trust, or speaks twice (R1, R4). No vote, no ack."""
         self.up: dict[SiteId, None] = {}
         """The connected sites, in the order they connected."""
