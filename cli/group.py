@@ -32,17 +32,17 @@ def start(nodes: Sequence[Node], *arguments: str) -> None:
 
 
 def await_formed(nodes: Sequence[Node]) -> None:
-    """Wait until every site sees a master, and all of them as voters. Raises TimeoutError."""
+    """Wait until every site sees a master, and is connected to all, who are voters. Raises TimeoutError."""
     wait_until(lambda: is_formed(nodes), FORMED_S, f"the group did not form: see {nodes[0].log} and those beside it")
 
 
 def is_formed(nodes: Sequence[Node]) -> bool:
-    """Return whether every site sees a master, and all of them as voters."""
+    """Return whether every site sees a master, and is connected to all, who are voters."""
     answers = [ask(node.address) for node in nodes]
     return all(
         "error" not in answer
         and answer["master"] is not None
-        and sum(member["role"] == "voter" for member in answer["members"]) == len(nodes)
+        and sum(member["role"] == "voter" and member["connected"] for member in answer["members"]) == len(nodes)
         for answer in answers
     )
 
