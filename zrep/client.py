@@ -43,8 +43,12 @@ BUSY_PAUSE_MS = 2
 PATIENCE_MS = 100
 """How long an unanswered request waits before it is asked elsewhere too; doubled every time."""
 PATIENCE_MAX_MS = 1600
+CONNECT_MS = 20
+"""How long a master whose address we have just been told may take to be connected."""
 REDIAL_MS = 1000
 """An address that has not answered for so long is tried by a new connection, at its next number."""
+RETURNED_MS = 20
+"""The same for a site that another one names as master: it is back, and ZeroMQ's next try may be far off."""
 SERVERS = 64
 """Most addresses that are learnt."""
 SESSION_IDLE_MS = 600_000
@@ -71,6 +75,8 @@ class _Server:
         self.dialled_at = 0
         self.up = False
         """It has taken a request since its connection last broke."""
+        self.failed = False
+        """Its connection broke, or was refused, since it was last dialled."""
 
 
 class Client:
@@ -227,7 +233,8 @@ class Client:
             server = self._next(to_master)
             number = self._send(server, Request(0, verb, args(left)))
             if number is None:
-                self._pass_over(server)
+                if server is not self._master or server.failed or _now_ms() - server.dialled_at > CONNECT_MS:
+                    self._pass_over(server)
                 self._poll(min(left, BUSY_PAUSE_MS))
                 continue
             self._awaited.add(number)
@@ -275,21 +282,18 @@ class Client:
         """Send a request; return its number, or None when the connection does not take it."""
         if server.link is None or (not server.up and _now_ms() - server.dialled_at > REDIAL_MS):
             self._dial(server)
-        self._number += 1
-        number = self._number
-        assert server.link is not None
-        if not server.link.send(encode_request(request._replace(id=number))):
-            return None
         if not server.up:
+            learning = self._send_now(server, Request(0, "status"))
+            if learning is None:
+                return None
             server.up = True
-            self._ask_for_others(server)
-        return number
+            self._learning.add(learning)  # it tells the group's other addresses
+        return self._send_now(server, request)
 
-    def _ask_for_others(self, server: _Server) -> None:
-        """Learn the group's other addresses from a site we have just reached."""
+    def _send_now(self, server: _Server, request: Request) -> int | None:
         self._number += 1
-        if server.link is not None and server.link.send(encode_request(Request(self._number, "status"))):
-            self._learning.add(self._number)
+        sent = server.link is not None and server.link.send(encode_request(request._replace(id=self._number)))
+        return self._number if sent else None
 
     # Whom to ask.
 
@@ -314,7 +318,9 @@ class Client:
         servers = [server for endpoint in endpoints if (server := self._add(endpoint)) is not None]
         if not servers:
             return False
-        self._master = next((server for server in servers if server.up), servers[0])
+        master = self._master = next((server for server in servers if server.up), servers[0])
+        if not master.up and _now_ms() - master.dialled_at > RETURNED_MS:
+            self._dial(master)
         return True
 
     def _learn(self, status: Any) -> None:
@@ -336,7 +342,7 @@ class Client:
     def _dial(self, server: _Server) -> None:
         self._hang_up(server)
         link = server.link = Link(self._sockets, server.addresses.next(), None)
-        server.dialled_at = _now_ms()
+        server.dialled_at, server.failed = _now_ms(), False
         self._poller.register(link.control, zmq.POLLIN)
         self._poller.register(link.monitor.socket, zmq.POLLIN)
 
@@ -354,10 +360,15 @@ class Client:
             link = server.link
             if link is not None and link.control in readable:
                 self._take_replies(link)
-            if link is not None and link.monitor.socket in readable:
-                for event in link.events():
-                    if event == zmq.EVENT_DISCONNECTED:
-                        server.up = False
+            if link is not None and link.monitor.socket in readable and link.broke():
+                self._on_failure(server)
+
+    def _on_failure(self, server: _Server) -> None:
+        """A connection broke, or was refused: ZeroMQ tries it again, and we another address if there is one."""
+        if not server.up and not server.addresses.exhausted:
+            self._dial(server)
+        else:
+            server.up, server.failed = False, True
 
     def _take_replies(self, link: Link) -> None:
         while True:

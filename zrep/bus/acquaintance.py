@@ -314,6 +314,8 @@ class Acquaintance:
                 dial.greeted = False
                 if isinstance(dial, Peer):
                     self._lose(dial, "its connection broke")
+            elif not dial.addresses.exhausted:
+                self._open(dial)
             elif not dial.failing and not dial.greeted:
                 dial.failing = True
                 refused = event != zmq.EVENT_CONNECT_RETRIED

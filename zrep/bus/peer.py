@@ -64,6 +64,10 @@ class Link:
                 self.up = False
             yield event
 
+    def broke(self) -> bool:
+        """Read all events; tell whether the last is that nobody is at the other end."""
+        return [zmq.EVENT_HANDSHAKE_SUCCEEDED, *self.events()][-1] != zmq.EVENT_HANDSHAKE_SUCCEEDED
+
     def close(self) -> None:
         """Drop the connection and all that waits in it."""
         self.monitor.close()
@@ -83,6 +87,11 @@ class Addresses:
         if not self._untried:
             self._untried = [address for endpoint in self.endpoints for address in resolve(endpoint)]
         return self._untried.pop(0)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every address has had its turn, and `next` begins again."""
+        return not self._untried
 
 
 class Dial:
