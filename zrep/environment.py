@@ -5,6 +5,7 @@ docs/lmdb-differences.md, with the reasons.
 """
 
 import asyncio
+import ctypes
 import errno
 import os
 import random
@@ -461,6 +462,8 @@ class Environment:
         txn = self._writer() if self._writer is not None else None
         if txn is not None:
             txn.child.abandon(ForkError(_FORKED))
+        # lmdb's destructor would wait for a write transaction whose thread exists only in the parent.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._lmdb))
         self._closed = True
         self.engine = self._lmdb = self._store = _Inherited()  # type: ignore[assignment]
 

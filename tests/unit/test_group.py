@@ -368,7 +368,6 @@ def test_writers_wait_for_an_open_group_and_the_last_to_leave_wakes_the_engine(b
         put(child, threading.current_thread().name.encode(), b"")
         child.merge()
         done.append(1)
-        bench.writers.leave()
 
     threads = [threading.Thread(target=writer) for _ in range(8)]
     for thread in threads:

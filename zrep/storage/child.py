@@ -203,7 +203,7 @@ class Child:
                     if merged is not None:
                         merged()
                 finally:
-                    self.group.child = None
+                    self._gone()
             else:
                 self.outer.ops += self.ops
                 self.outer.nbytes += self.nbytes
@@ -222,9 +222,12 @@ class Child:
                 if self.outer.inner is self:
                     self.outer.inner = None
             elif self.group.child is self:
-                self.group.child = None
-                if self._leave is not None:
-                    self._leave()
+                self._gone()
+
+    def _gone(self) -> None:
+        self.group.child = None
+        if self._leave is not None:
+            self._leave()
 
     def revoke(self, error: ZrepError) -> None:
         """Let every further use, of nested transactions too, raise `error`. Any thread; ends nothing."""

@@ -49,7 +49,7 @@ class Group:
     def __init__(self, store: Store, record_bytes: int, leave: Callable[[], None], tail: Sequence[Record] = ()) -> None:
         """Begin P, and perform in it `tail`, the log's records after `store.applied`, not permanent yet.
 
-        `leave` is `Writers.leave`: called when a child that `begin` made ends without being merged.
+        `leave` is `Writers.leave`: called when a child that `begin` made has ended.
         """
         self.store = store
         self.phase = Phase.OPEN

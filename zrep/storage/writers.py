@@ -5,6 +5,7 @@ here, and so the flight of one group gathers the next; no timer does. The last w
 engine: as long as somebody waits to enter, sealing would only make the group smaller.
 """
 
+import errno
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import lmdb
 
 from zrep.errors import NoMasterError, ZrepError
+from zrep.storage.failures import lmdb_error
 
 if TYPE_CHECKING:
     from zrep.storage.group import Group
@@ -35,20 +37,25 @@ class Writers:
         Raises what `refuse` was given, NoMasterError after the timeout, and lmdb.Error when this thread
         is the writer already: as in LMDB it would wait for itself.
         """
-        thread = threading.get_ident()
         with self._changed:
-            if self._holder == thread:
-                raise lmdb.Error(
-                    "Attempt to start a write transaction while another write transaction is active on the same "
-                    "thread. This would deadlock."
-                )
+            self.check_thread()
             if not self._admits():
                 self._wait(timeout_ms)
             if self._refusal is not None:
                 raise self._refusal()
             assert self._group is not None
-            self._holder = thread
+            self._holder = threading.get_ident()
             return self._group
+
+    def check_thread(self) -> None:
+        """Raise lmdb.Error when this thread is the writer, and so cannot wait for one to end."""
+        if self._holder == threading.get_ident():
+            raise lmdb_error(
+                lmdb.Error,
+                "Attempt to start a write transaction while another write transaction is active on the same thread. "
+                "This would deadlock.",
+                errno.EBUSY,
+            )
 
     def _admits(self) -> bool:
         """Whether there is an answer for who wants to enter."""
