@@ -114,6 +114,8 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name=f"zrep-engine-{name}", daemon=True)
         self._stopping = False
         self._asleep = False
+        self._woken = False
+        """Whether somebody called `wake` since the inbox was last looked at, asleep or not."""
         self._calls: deque[Callable[[], None]] = deque()
         self._writes: deque[Write] = deque()
         self._new_writes: deque[tuple[Batch, Ticket]] = deque()
@@ -160,6 +162,7 @@ class Engine:
 
     def wake(self) -> None:
         """Make the engine look at its inbox; any thread. Costs nothing while it is awake."""
+        self._woken = True
         if self._asleep:
             self._asleep = False
             self.transport.wake()
@@ -281,9 +284,11 @@ class Engine:
     def _sleep(self) -> None:
         """Wait for a socket, a wake-up or the next deadline; not at all while something is queued."""
         self._asleep = True
-        if self._calls or self._new_writes or self._stopping or (self._writes and self._can_write()):
-            self._asleep = False
-            return
+        if not (self._woken or self._stopping or (self._writes and self._can_write())):
+            self._poll()
+        self._asleep = self._woken = False
+
+    def _poll(self) -> None:
         deadlines = [
             at
             for at in (
@@ -300,7 +305,6 @@ class Engine:
         ]
         left = min(deadlines) - time.monotonic_ns()
         self.transport.poll(max(-(-left // MILLISECOND), 0))
-        self._asleep = False
 
     def _take_in(self, now: Nanoseconds, arrival: Arrival) -> None:
         if isinstance(arrival, Message):
@@ -671,9 +675,9 @@ class Engine:
         failure = self.failure or ZrepError("the environment is closed: open it again")
         self.writers.refuse(lambda: failure)
         if self._group is not None:
-            error = NotAppliedError("the site stopped and the transaction did not happen")
-            if self._group.doom(error, now=True):
-                self._group.abort()
+            self._group.stop(
+                NotAppliedError("the site stopped, the transaction did not happen") if self.failure else None
+            )
         for ticket in self._gathering:
             ticket.reject(NotAppliedError("the site stopped and the transaction did not happen"))
         self._commits.abandon()

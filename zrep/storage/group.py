@@ -166,10 +166,14 @@ class Group:
                 self.lock.release()
         return self.child is None
 
-    def stop(self, error: ZrepError) -> None:
-        """Abort whatever is going on, however long an operation of the child takes: the site stops."""
+    def stop(self, error: ZrepError | None) -> None:
+        """Abort whatever is going on, however long an operation of the child takes: the site stops.
+
+        What the child does next raises `error`, or with None what LMDB raises after a close.
+        """
         if (child := self.child) is not None:
-            child.revoke(error)
+            if error is not None:
+                child.revoke(error)
             child.abort()
         self.abort()
 
