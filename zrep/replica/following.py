@@ -329,6 +329,8 @@ class Following:
     def on_rerequest(self, message: Message, fields: Rerequest) -> Result:
         """The asked site cannot serve: turn to the master."""
         state = self.state
+        if message.lsn < state.log.tip.lsn:
+            return IGNORE  # the answer to a request that others have met meanwhile
         if message.sender == state.master:
             state.notify(JoinFailure(f"the master's log no longer reaches back to LSN {message.lsn}"))
             return Result(ResultCode.JOIN_FAILURE, message.lsn)

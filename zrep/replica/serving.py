@@ -28,13 +28,14 @@ class Serving:
         pull = bool(message.flags & Flag.PULL)
         end = state.log.durable if pull else self._verified_end()
         serves = pull or message.gen == state.gen
-        if not serves or message.lsn > end or message.lsn < state.log.first:
+        first = max(message.lsn, state.log.first) if pull else message.lsn  # what was trimmed, every member has
+        if not serves or first > end or first < state.log.first:
             deposed = state.role is Role.CLIENT and state.master == state.site
-            if not pull and not deposed and (state.role is Role.CLIENT or message.lsn < state.log.first):
+            if not pull and not deposed and (state.role is Role.CLIENT or first < state.log.first):
                 state.send(message.sender, Rerequest(), lsn=message.lsn)
             return IGNORE
         last = end if pull else min(end, max(fields.last, message.lsn))
-        self._serve(message.sender, message.lsn, last, fields.limit_bytes, pull)
+        self._serve(message.sender, first, last, fields.limit_bytes, pull)
         return SUCCESS
 
     def _serve(self, asker: SiteId, lsn: Lsn, last: Lsn, limit_bytes: int, pull: bool) -> None:
