@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 from zrep import codec
 from zrep.events import Diverged, Event, JoinFailure, SiteWentBack
 from zrep.ids import Egen, Gen, Incarnation, Lsn, Position, SiteId, majority
-from zrep.messages import Message, Type
+from zrep.messages import Flag, Message, Type
 from zrep.records import Config, Kind, Record
 from zrep.replica.replica import Replica, Role
 
@@ -121,10 +121,11 @@ class Checkers:
 
     def killed(self, host: "Host") -> None:
         """A crash may have taken records from the log, or given some back that were being cut."""
-        records = host.disk.log.read(1, host.disk.log.tip.lsn, 1 << 30)
-        configs = [
-            (record.lsn, codec.decode_config(record.payload)) for record in records if record.kind is Kind.CONFIG
-        ]
+        log, applied = host.disk.log, host.disk.store.applied
+        configs = [(applied.tip.lsn, applied.config)] if applied.config.members else []
+        for record in log.read(applied.tip.lsn + 1, log.tip.lsn, 1 << 30):
+            if record.kind is Kind.CONFIG:
+                configs.append((record.lsn, codec.decode_config(record.payload)))
         self._seen[host.site].configs = configs
 
     def booted(self, host: "Host") -> None:
@@ -187,8 +188,9 @@ class Checkers:
     # The log and the disk.
 
     def appended(self, host: "Host", record: Record) -> None:
-        """I5, I13, as a record enters a log."""
-        if self._chains.setdefault(record.position, record.chain) != record.chain:
+        """I5, I13, as a record enters a log; one of a gen that is not promised yet may vanish without trace."""
+        promised = record.gen <= host.disk.saved.promise
+        if promised and self._chains.setdefault(record.position, record.chain) != record.chain:
             violated("I5: equal (gen, lsn) means equal chain", site=host.site, position=record.position)
         if record.kind is Kind.REIGN:
             self._reigning.setdefault(record.gen, host.site)
@@ -281,6 +283,8 @@ class Checkers:
             self._speaks_for(gen, message.sender, message.incarnation)
             if fields.perm > self.truth.end:
                 violated("I10: what is called permanent is", message=message, truth=self.truth.end)
+        elif kind is Type.LOG and message.flags & Flag.PULL:
+            self.counts["pulls"] += 1
         elif kind is Type.HIGHER:
             self.counts["HIGHER answered"] += 1
             if fields.promise > meta.promise:

@@ -62,6 +62,10 @@ class Disk:
         self.meta = MemoryMeta(meta)
         self.store = MemoryStore()
         self.store.apply(records)
+        self.tears = True
+        """A crash keeps a random part of what was not flushed; otherwise none."""
+        self.held = False
+        """Writes do not end until somebody resumes the host."""
         self.writing: Meta | None = None
         """A meta file that is being written: after a crash it is either the old one or this."""
 
@@ -78,11 +82,12 @@ class Disk:
 
     def crash(self) -> None:
         """Leave what was flushed, and a random part of what was not."""
-        if self.writing is not None and self.rng.random() < 0.5:
+        rng = self.rng if self.tears else None
+        if self.writing is not None and rng is not None and rng.random() < 0.5:
             self.meta.save(self.writing)
         self.writing = None
-        self.log = WatchedLog(self.log.crash(self.rng), self.watcher)
-        self.store = self.store.crash(self.rng)
+        self.log = WatchedLog(self.log.crash(rng), self.watcher)
+        self.store = self.store.crash(rng)
 
     def record(self, lsn: Lsn) -> Record | None:
         """Return the record at `lsn`, buffered or flushed; None when there is none or it is trimmed."""

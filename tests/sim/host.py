@@ -73,6 +73,8 @@ class Host:
         """How long the engine may take to wake up; messages gather meanwhile."""
         self.lag = 0.0
         """How often a turn leaves applying to a later one."""
+        self.trims = False
+        """Whether records that nobody needs are let go of."""
         self.inbox: deque[tuple[str, Any]] = deque()
         self.waiting: deque[Submitted] = deque()
         self.incarnation: Incarnation = 0
@@ -143,6 +145,7 @@ class Host:
         self.paused = True
 
     def resume(self) -> None:
+        """Go on where the process, or a write to its disk, was stopped."""
         self.paused = False
         if self._stalled:
             self._stalled = False
@@ -179,7 +182,10 @@ class Host:
             return
         write = next(self._turn, None)
         if write is not None:
-            self.world.after(write, self._go_on, run)
+            if self.disk.held:
+                self._stalled = True
+            else:
+                self.world.after(write, self._go_on, run)
             return
         self._turn = None
         self.world.checkers.turned(self)
@@ -271,6 +277,8 @@ class Host:
         store.apply(self.disk.log.read(applied + 1, replica.perm, APPLY_BYTES))
         replica.set_applied(store.applied.tip.lsn)
         self.world.checkers.applied(self)
+        if self.trims:
+            self.disk.log.trim(min(replica.keep, store.covered))
 
     def _answer(self, replica: Replica) -> None:
         """Tell the writers whose record is permanent; forget those whose record was cut."""

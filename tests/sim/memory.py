@@ -137,6 +137,11 @@ class MemoryStore:
         self.records: dict[Lsn, Record] = {}
         self._earlier: deque[tuple[Applied, int]] = deque(maxlen=self.UNDOABLE)
 
+    @property
+    def covered(self) -> Lsn:
+        """The LSN that any crash leaves applied: the log may be trimmed up to here (R19)."""
+        return self._earlier[0][0].tip.lsn if self._earlier else self.applied.tip.lsn
+
     def apply(self, records: Sequence[Record]) -> None:
         if not records:
             return

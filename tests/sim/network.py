@@ -190,9 +190,14 @@ class Network:
         """Break the connection between two living sites: what is in flight is lost, both are told."""
         link = self.links[(a, b)]
         if link.up and not link.cut:
-            self._break(link, a, b)
-            self._tell(link, b, a, connected=False)
+            self.sever(a, b)
             self._redial(link, a, b)
+
+    def sever(self, a: SiteId, b: SiteId) -> None:
+        """Break a connection for as long as nobody dials."""
+        link = self.links[(a, b)]
+        self._break(link, a, b)
+        self._tell(link, b, a, connected=False)
 
     def started(self, site: SiteId) -> None:
         """A process started: it dials everybody."""

@@ -15,11 +15,13 @@ from tests.sim.checkers import Violation, violated
 from tests.sim.disk import Speed
 from tests.sim.host import Host
 from tests.sim.network import Faults
-from tests.sim.world import World
+from tests.sim.world import World, join
 from zrep.errors import ZrepError
 from zrep.ids import Gen, Nanoseconds, SiteId, majority
 from zrep.messages import Type
 from zrep.options import KIB, MILLISECOND, Options
+from zrep.ports import Meta
+from zrep.replica.replica import Replica
 
 KINDS = (
     "crash",
@@ -38,6 +40,8 @@ KINDS = (
     "lazy engine",
     "lagging store",
     "priorities",
+    "trimming",
+    "founding",
 )
 """The kinds of fault, each on or off for a whole seed."""
 
@@ -89,18 +93,24 @@ class Swarm:
         draw = self._plan.random
         self.kinds = {kind for kind in KINDS if draw() < 0.5}
         self.options = self._draw_options()
+        if draw() < 0.7:
+            self.kinds.discard("founding")
         sites = [SiteId(name) for name in "abcdefg"[: nsites or self._plan.choice((3, 3, 3, 5))]]
         priorities = [self._plan.choice((0, 50, 100, 100)) for _ in sites] if "priorities" in self.kinds else []
         if priorities and sum(priority > 0 for priority in priorities) < 2:
             priorities[:2] = [100, 100]
-        self.hosts = self.world.add_group(sites, self.options, priorities)
+        if "founding" in self.kinds:
+            self.hosts = [self.world.add_founder(sites[0], self.options)]
+            self.hosts += [self.world.add(Meta(site), (), self.options) for site in sites[1:]]
+        else:
+            self.hosts = self.world.add_group(sites, self.options, priorities)
 
     def run(self, events: int) -> None:
         """Trouble the group for `events` events, then heal it and demand life."""
         world = self.world
         for host in self.hosts:
             self._trouble(host)
-            world.boot(host.site)
+            self.boot(host.site)
         world.network.faults = self._draw_faults()
         world.after(0, self._write)
         world.after(self._pause(), self._strike)
@@ -150,6 +160,11 @@ class Swarm:
             host.lazy_ns = self._plan.choice((1, 3)) * MILLISECOND
         if "lagging store" in self.kinds:
             host.lag = 0.5
+        host.trims = "trimming" in self.kinds and "founding" not in self.kinds
+
+    def boot(self, site: SiteId) -> None:
+        """Start a site; one that is no voter yet asks to become one."""
+        self.world.boot(site, join if site not in self.world.checkers.voters(site) else Replica.start)
 
     # Writers.
 
@@ -212,7 +227,7 @@ class Swarm:
         if victim.replica is None:
             return
         self.world.kill(victim.site)
-        self.world.after(self._outage(), self.world.boot, victim.site)
+        self.world.after(self._outage(), self.boot, victim.site)
 
     def _outage(self) -> Nanoseconds:
         longest = self._nemesis.choice((20, self.options.election_timeout_ms, 4 * self.options.election_timeout_ms))
@@ -294,7 +309,8 @@ class Recovery:
         self._world = swarm.world
         self._timeout = swarm.options.election_timeout_ms * MILLISECOND
         rng = swarm.world.stream("recovery")
-        back = rng.randrange(majority(len(swarm.hosts)), len(swarm.hosts) + 1)
+        fewest = len(swarm.hosts) if "founding" in swarm.kinds else majority(len(swarm.hosts))
+        back = rng.randrange(fewest, len(swarm.hosts) + 1)
         order = rng.sample(swarm.hosts, len(swarm.hosts))
         electable = next(index for index, host in enumerate(order) if host.priority > 0)
         order.insert(0, order.pop(electable))
@@ -323,7 +339,7 @@ class Recovery:
             host.disk.speed = Speed()
             host.lazy_ns = 0
             host.lag = 0.0
-            world.boot(host.site)
+            self._swarm.boot(host.site)
             world.resume(host.site, host.run)
 
     def _one_master(self) -> bool:

@@ -22,7 +22,7 @@ from zrep.messages import Message
 from zrep.options import MILLISECOND, Options
 from zrep.ports import Meta
 from zrep.records import Config, Kind, Member, Record, Tip, make_record
-from zrep.replica.replica import Replica
+from zrep.replica.replica import Replica, found
 
 GROUP = GroupId("simulated")
 
@@ -66,6 +66,14 @@ class World:
             self.add(meta._replace(site=site), records, options, priority)
             for site, priority in zip(sites, priorities, strict=True)
         ]
+
+    def add_founder(self, site: SiteId, options: Options) -> Host:
+        """Put up a computer whose site has just founded a group."""
+        host = self.add(Meta(site), (), options)
+        log = host.disk.log
+        host.disk.save(found(log, host.disk.saved, GROUP, options, wall_ms=0, endpoints=(f"sim://{site}",)))
+        log.flush()
+        return host
 
     @property
     def masters(self) -> list[Host]:
@@ -150,6 +158,12 @@ class World:
         if host.run == run and host.paused:
             self.trace.note(self.now, site, "resumed")
             host.resume()
+
+
+def join(replica: Replica, now: Nanoseconds) -> None:
+    """Start, and ask to be admitted."""
+    replica.start(now)
+    replica.join(now)
 
 
 def founding_records(sites: Sequence[SiteId], priorities: Sequence[int]) -> tuple[Record, ...]:
