@@ -1,7 +1,6 @@
-"""The groups that the process tests use."""
+"""The groups that the process tests use: one with a network of proxies, one without."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -9,23 +8,36 @@ from tests.processes.harness import Cluster
 from tests.processes.proxy import Network
 
 
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    """Three sites, formed."""
-    with Cluster(tmp_path) as cluster:
+@pytest.fixture(scope="package")
+def _cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with Cluster(tmp_path_factory.mktemp("plain")) as cluster:
         yield cluster
 
 
 @pytest.fixture
+def cluster(_cluster: Cluster) -> Cluster:
+    """Three sites that are well; earlier tests may have left data."""
+    _cluster.repair()
+    return _cluster
+
+
+@pytest.fixture(scope="package")
 def network() -> Iterator[Network]:
-    """A network to put between the sites."""
+    """The network between the sites of `proxied`."""
     network = Network()
     yield network
     network.close()
 
 
-@pytest.fixture
-def proxied(tmp_path: Path, network: Network) -> Iterator[Cluster]:
-    """Three sites with the network between them."""
-    with Cluster(tmp_path, network=network) as cluster:
+@pytest.fixture(scope="package")
+def _proxied(tmp_path_factory: pytest.TempPathFactory, network: Network) -> Iterator[Cluster]:
+    with Cluster(tmp_path_factory.mktemp("proxied"), network=network) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def proxied(_proxied: Cluster, network: Network) -> Cluster:
+    """Three sites that are well, with the network between them; earlier tests may have left data."""
+    network.heal()
+    _proxied.repair()
+    return _proxied

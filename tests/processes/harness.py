@@ -1,5 +1,6 @@
 """A group of real `zrep node` processes, and a writer that keeps a ledger of what was acknowledged."""
 
+import itertools
 import os
 import signal
 import sys
@@ -105,6 +106,13 @@ class Cluster:
         for node in nodes:
             node.await_ready()
 
+    def repair(self) -> None:
+        """Make all sites run and know one another, whatever an earlier test has left."""
+        for node in self.nodes:
+            node.signal(signal.SIGCONT)
+        self.restart(*(node for node in self.nodes if not node.running))
+        group.await_formed(self.nodes)
+
     def await_level(self) -> None:
         """Wait until every site has applied the same log to its end."""
 
@@ -133,8 +141,10 @@ class Acknowledged(NamedTuple):
 class Writer(threading.Thread):
     """Puts one new key after the other and keeps the ledger; ends at `finish`."""
 
-    def __init__(self, cluster: Cluster, name: str = "w") -> None:
-        super().__init__(name=name)
+    _numbers = itertools.count(1)
+
+    def __init__(self, cluster: Cluster) -> None:
+        super().__init__(name=f"writer-{next(self._numbers)}")
         self.ledger: list[Acknowledged] = []
         self.unknown: list[bytes] = []
         self.failure: BaseException | None = None
