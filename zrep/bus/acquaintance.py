@@ -171,11 +171,20 @@ class Acquaintance:
         publish = _usable(hello.publish)
         if publish and peer.publish.endpoints != publish:
             peer.publish = Addresses(publish)
-            self._subscriber.connect(peer.site, str(peer.publish.next()))
-        peer.hello = hello
+            self._hear(peer)
+        if peer.connected and not hello.sees_you and not peer.doubted:
+            peer.doubted = True  # likely it saw only our replaced SUB go: what does it see now?
+            self.greet(peer, Flag.REREQUEST)
+            return
+        peer.hello, peer.doubted = hello, False
         if message.flags & Flag.REREQUEST:
             self.greet(peer)
         self._settle(peer)
+
+    def _hear(self, peer: Peer) -> None:
+        """Connect our SUB to a site, or connect it anew, at the next address of its XPUB."""
+        if peer.publish.endpoints:
+            self._subscriber.connect(peer.site, str(peer.publish.next()))
 
     def _follow_move(self, peer: Peer, endpoints: tuple[Endpoint, ...]) -> None:
         """Dial a site where it says that it is, if it is not where we thought (F23)."""
@@ -281,6 +290,8 @@ class Acquaintance:
                 return
         if now >= dial.renew_at or dial.link is None:
             self._open(dial)
+            if isinstance(dial, Peer):
+                self._hear(dial)
         self.greet(dial, Flag.REREQUEST)
         dial.back_off(now)
 

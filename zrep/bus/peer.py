@@ -160,4 +160,6 @@ class Peer(Dial):
         self.reported = False
         """That an older run still spoke when it should be dead was told."""
         self.connected = False
+        self.doubted = False
+        """Connected, it said that it does not hear us, and is asked again."""
         self.heard_at: Nanoseconds = 0
