@@ -230,13 +230,16 @@ class Elections:
         full = state.options.full_election_timeout_ms * MILLISECOND
         if not state.established and elapsed < full and len(ballots) < len(voters):
             return
-        if elapsed < self._timeout // 2:
+        early = elapsed < self._timeout // 2
+        if early:
             absent = (v for v in voters if v in state.up and v != campaign.suspect and v not in ballots)
             if any(absent) or any(not ballots.keys() <= ballot.heard for ballot in ballots.values()):
                 return
         choice = best_candidate(ballots, state.config)
         if choice is None or ballots[choice].position < state.position:
             return  # R8; whoever can win pulls the missing records first (R13)
+        if early and any(ballot.position > ballots[choice].position for ballot in ballots.values()):
+            return  # it pulls them now: a vote for it as it was would find no majority
         if campaign.egen <= state.meta.promise:
             self.start("promise moved on")
             return
@@ -331,7 +334,7 @@ class Elections:
 
     def pulled(self) -> None:
         """The log grew by a pull: campaign with it."""
-        if self.campaign is not None and not self.campaign.voted:
+        if self.campaign is not None:
             self._again.reset()
             self._broadcast_vote1()
             self._try_choose()
