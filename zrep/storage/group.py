@@ -22,7 +22,7 @@ import lmdb
 
 from zrep import codec
 from zrep.commit import Batch
-from zrep.errors import TxnTooLargeError, ZrepError, invariant
+from zrep.errors import NotAppliedError, TxnTooLargeError, ZrepError, invariant
 from zrep.options import MIB
 from zrep.records import Kind, Record, Txn
 from zrep.storage import sessions
@@ -79,8 +79,18 @@ class Group:
         return self.out_of_slots and bool(self.txns)
 
     def begin(self, buffers: bool = False) -> Child:
-        """Begin a child. The caller is the writer (`Writers`), on any thread."""
-        return self._begin(buffers, self._leave)
+        """Begin a child. The caller is the writer (`Writers`), on any thread, and is not any more if this fails.
+
+        Raises NotAppliedError when the group was lost since the caller entered it.
+        """
+        try:
+            with self.lock:
+                if self.phase is Phase.ENDED:
+                    raise NotAppliedError("this site has just stopped being master: begin the transaction again")
+                return self._begin(buffers, self._leave)
+        except BaseException:
+            self._leave()
+            raise
 
     def _begin(self, buffers: bool, leave: Callable[[], None] | None) -> Child:
         invariant(self.phase is Phase.OPEN and self.child is None, "one child at a time, in an open group")
@@ -166,16 +176,28 @@ class Group:
                 self.lock.release()
         return self.child is None
 
+    def lose(self, error: ZrepError) -> bool:
+        """Doom the child and abort; return False while a thread is in the group, then do it again."""
+        if not self.doom(error) or not self.lock.acquire(blocking=False):
+            return False
+        try:
+            if self.child is None:
+                self.abort()
+        finally:
+            self.lock.release()
+        return self.phase is Phase.ENDED
+
     def stop(self, error: ZrepError | None) -> None:
         """Abort whatever is going on, however long an operation of the child takes: the site stops.
 
         What the child does next raises `error`, or with None what LMDB raises after a close.
         """
-        if (child := self.child) is not None:
-            if error is not None:
-                child.revoke(error)
-            child.abort()
-        self.abort()
+        if (child := self.child) is not None and error is not None:
+            child.revoke(error)
+        with self.lock:
+            if self.child is not None:
+                self.child.abort()
+            self.abort()
 
     def take(self, child: Child, session: str, seq: int) -> None:
         """Keep what a finished child did. Called by the child, under the lock."""

@@ -81,7 +81,7 @@ class Writers:
         """End being the writer."""
         with self._changed:
             self._holder = None
-            if self._group is None or self._engine_waits or self._idle():
+            if self._group is None or self._engine_waits or not self.waiting or self._group.full:
                 self._wake()
             else:
                 self._changed.notify()
@@ -121,6 +121,12 @@ class Writers:
                 return None
             self._holder = threading.get_ident()
             return self._group
+
+    def leave_at_once(self) -> None:
+        """As `leave`, for who needs no wake-up: the engine itself."""
+        with self._changed:
+            self._holder = None
+            self._changed.notify()
 
     def take(self) -> "Group | None":
         """Return the group if it should be sealed now, and let nobody in any more."""
