@@ -16,8 +16,9 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from itertools import islice
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from zrep import codec
@@ -37,9 +38,10 @@ from zrep.errors import (
 from zrep.events import ConnectBroken, ConnectEstd, ConnectTryFailed, Event, Panic, StorageFailed
 from zrep.forwarding import POLICIES, Forwarding, reply_to
 from zrep.ids import Gen, GroupId, Lsn, Nanoseconds, Position, SiteId
-from zrep.messages import Forward, ForwardReply, Message, Read, ReadReq, Status, Type
+from zrep.messages import Forward, ForwardReply, Message, Status, Type
 from zrep.options import MILLISECOND, AckPolicy, Options
 from zrep.ports import Log, MetaFile
+from zrep.reads import Reads
 from zrep.records import Member, Record
 from zrep.replica.replica import Replica, Role
 from zrep.storage.group import Group, Phase
@@ -51,7 +53,8 @@ ARRIVALS_PER_TURN = 256
 APPLY_BYTES = 4 << 20
 """Records applied in one LMDB transaction at most; the turn goes on in between."""
 MAINTENANCE_MS = 10_000
-READ_RETRY_MS = 50
+REFUSED = 256
+"""Most refusals that are remembered: a repeat of a request that was refused must not succeed."""
 
 _T = TypeVar("_T")
 
@@ -80,6 +83,14 @@ class Write(NamedTuple):
     session: str
     seq: int
     ticket: Ticket
+
+
+class Call(NamedTuple):
+    """Something that another thread wants done on the engine's."""
+
+    run: Callable[[], None]
+    refuse: Callable[[Exception], None]
+    """Called instead when the engine stops first."""
 
 
 class Engine:
@@ -116,7 +127,9 @@ class Engine:
         self._asleep = False
         self._woken = False
         """Whether somebody called `wake` since the inbox was last looked at, asleep or not."""
-        self._calls: deque[Callable[[], None]] = deque()
+        self._closed = False
+        """Set before the inbox is emptied for the last time: who puts something in later empties it himself."""
+        self._calls: deque[Call] = deque()
         self._writes: deque[Write] = deque()
         self._new_writes: deque[tuple[Batch, Ticket]] = deque()
 
@@ -132,10 +145,10 @@ class Engine:
         self._revoking: Any = None
         self._commits = Commits(replica, self._site)
         seeds = random.SystemRandom()
-        self._forwarding = Forwarding(replica, options, lambda: f"{seeds.getrandbits(128):032x}")
+        self._forwarding = Forwarding(replica, options, lambda: f"{seeds.getrandbits(128):032x}", self.run)
+        self._reads = Reads(replica, options, seeds.getrandbits(48))
         self._applied_waits: list[tuple[Lsn, Nanoseconds, Callable[[Exception | None], None]]] = []
-        self._reads: dict[int, tuple[Nanoseconds, Callable[[Lsn | None], None]]] = {}
-        self._read_numbers = 0
+        self._refused: dict[tuple[str, int], Exception] = {}
         self._maintenance_at: Nanoseconds = 0
         self._config = replica.config
         self._followed: tuple[Gen, SiteId | None] = (0, None)
@@ -181,19 +194,36 @@ class Engine:
             except Exception as error:
                 future.set_exception(error)
 
-        self._post(run)
+        self._post(run, future.set_exception)
         return future.result()
 
-    def _post(self, function: Callable[[], None]) -> None:
+    def _post(self, run: Callable[[], None], refuse: Callable[[Exception], None]) -> None:
         self._check_alive()
-        self._calls.append(function)
-        self.wake()
+        self._calls.append(Call(run, refuse))
+        self._inbox_changed()
+
+    def _inbox_changed(self) -> None:
+        if self._closed:
+            self._refuse_inbox()
+        else:
+            self.wake()
+
+    def _refuse_inbox(self) -> None:
+        """Tell whoever asked for something that nobody will do it. Any thread, several at once."""
+        error = self._refusal()
+        for call in _taken(self._calls):
+            call.refuse(error)
+        for _, ticket in _taken(self._new_writes):
+            ticket.reject(error)
+
+    def _refusal(self) -> ZrepError:
+        if self.failure is not None:
+            return StorageError(f"the site has stopped: {self.failure}")
+        return ZrepError("the environment is closed: open it again")
 
     def _check_alive(self) -> None:
-        if self.failure is not None:
-            raise StorageError(f"the site has stopped: {self.failure}")
         if self._stopping:
-            raise ZrepError("the environment is closed: open it again")
+            raise self._refusal()
 
     def ticket(self, acks: AckPolicy | None, timeout_ms: int | None, answer: Answer | None = None) -> Ticket:
         """Make a ticket; its time runs from now."""
@@ -202,15 +232,17 @@ class Engine:
         return Ticket(self.options.ack_policy if acks is None else acks, deadline, answer)
 
     def committed(self, ticket: Ticket) -> None:
-        """A child has merged: `ticket` waits for its group. Called by the writer, before it leaves."""
-        self._check_alive()
+        """A child has merged: `ticket` waits for its group. Called by the writer, before it leaves.
+
+        The engine neither seals the group nor ends it meanwhile, not even to stop.
+        """
         self._gathering.append(ticket)
 
     def submit(self, batch: Batch, ticket: Ticket) -> None:
         """Run a batch at the master, which may be another site."""
         self._check_alive()
         self._new_writes.append((batch, ticket))
-        self.wake()
+        self._inbox_changed()
 
     def submit_future(self, batch: Batch, acks: AckPolicy | None, timeout_ms: int | None) -> "Future[CommitResult]":
         """As `submit`, answered by a future."""
@@ -229,21 +261,14 @@ class Engine:
                 future.set_exception(error)
 
         deadline = time.monotonic_ns() + timeout_ms * MILLISECOND
-        self._post(lambda: self._applied_waits.append((position.lsn, deadline, done)))
+        self._post(lambda: self._applied_waits.append((position.lsn, deadline, done)), done)
         future.result()
 
     def read_index(self, timeout_ms: int) -> Lsn:
         """Return an LSN that holds everything acknowledged before now, at any site (R23)."""
         future: Future[Lsn] = Future()
-
-        def done(lsn: Lsn | None) -> None:
-            if lsn is None:
-                future.set_exception(NoMasterError("no master confirmed the read in time: see `zrep status`"))
-            else:
-                future.set_result(lsn)
-
         deadline = time.monotonic_ns() + timeout_ms * MILLISECOND
-        self._post(lambda: self._begin_read(deadline, done))
+        self._post(lambda: self._reads.begin(deadline, future, time.monotonic_ns()), future.set_exception)
         return future.result()
 
     # The loop.
@@ -271,7 +296,7 @@ class Engine:
             for arrival in arrivals:
                 self._take_in(now, arrival)
             for _ in range(len(self._calls)):
-                self._calls.popleft()()
+                self._calls.popleft().run()
             self._sort_writes(now)
             self._advance(now)
             self.transport.tick(now)
@@ -296,10 +321,12 @@ class Engine:
                 self.transport.deadline(),
                 self._commits.deadline,
                 self._forwarding.deadline,
+                self._reads.deadline,
                 self._maintenance_at,
                 self._revoke_at if self._revoking is not None else None,
                 *(deadline for _, deadline, _ in self._applied_waits),
-                *(deadline for deadline, _ in self._reads.values()),
+                *(write.ticket.deadline for write in islice(self._writes, 1)),
+                *(ticket.deadline for ticket in self._gathering[:1]),
             )
             if at is not None
         ]
@@ -330,7 +357,9 @@ class Engine:
             self._commits.settle(self._applied, now)
         if self._forwarding:
             self._forwarding.tick(now)
+        self._reads.tick(now)
         self._expire_waits(now)
+        self._expire_queued(now)
         self._revoke_forgotten(now)
         if now >= self._maintenance_at:
             self._maintenance_at = now + MAINTENANCE_MS * MILLISECOND
@@ -400,6 +429,7 @@ class Engine:
             self._run_writes(now)
             self._seal(now)
         self._commits.settle(self._applied, now)
+        self._reads.settle()
         self._answer_waits()
 
     def _apply(self, perm: Lsn) -> None:
@@ -454,17 +484,21 @@ class Engine:
             if write.ticket.deadline > now:
                 self._run_write(group, write)
             else:
-                write.ticket.reject(NotAppliedError("the write waited too long and did not happen: run it again"))
-        self.writers.leave()
+                write.ticket.reject(_waited_too_long())
+        self.writers.leave_at_once()
 
     def _run_write(self, group: Group, write: Write) -> None:
-        ticket = write.ticket
+        ticket, name = write.ticket, (write.session, write.seq)
         try:
+            if name in self._refused:
+                raise self._refused[name]
             answer = group.run_batch(write.batch, write.session, write.seq)
         except Exception as error:
             # What it saw may rest on records that are not permanent: it is told when they are.
             ticket.verdict, ticket.wrote = error, False
             self._gathering.append(ticket)
+            if write.session:
+                self._remember_refusal(name, error)
             return
         if answer.verdict is Verdict.UNKNOWN:
             ticket.reject(UnknownOutcomeError("this session is not remembered: the write may have happened"))
@@ -474,13 +508,31 @@ class Engine:
             ticket.wrote = bool(write.batch)
             self._gathering.append(ticket)
 
+    def _remember_refusal(self, name: tuple[str, int], error: Exception) -> None:
+        """A second copy of the request is refused, too, whatever has changed: the caller may know already."""
+        self._refused[name] = error
+        while len(self._refused) > REFUSED:
+            del self._refused[next(iter(self._refused))]
+
+    def _expire_queued(self, now: Nanoseconds) -> None:
+        """Tell who waits for a group that cannot move on, because of another's transaction or a missing majority.
+
+        The queues are about as old as their first; an entry of less patience behind it is told a little late.
+        """
+        while self._writes and self._writes[0].ticket.deadline <= now:
+            self._writes.popleft().ticket.reject(_waited_too_long())
+        while self._gathering and self._gathering[0].deadline <= now:
+            self._gathering.pop(0).reject(
+                UnknownOutcomeError("another write transaction is open for too long: this one may still happen")
+            )
+
     def _seal(self, now: Nanoseconds) -> None:
         """Seal the group when its writers are done, and send its record on the way."""
         group = self._group
         if group is None or group.phase is not Phase.OPEN:
             return
         if self.writers.take() is None:
-            if self._gathering and not group.merged and not self.writers.busy:
+            if self._gathering and not group.merged:
                 self._answer_readers(now)
             return
         payload = group.seal()
@@ -492,8 +544,14 @@ class Engine:
 
     def _answer_readers(self, now: Nanoseconds) -> None:
         """Writers that wrote nothing wait only for what they read: the tail under the group."""
-        tickets, self._gathering = self._gathering, []
-        self._commits.sealed(Position(self.replica.gen_at(self._covers), self._covers), tickets, self._applied, now)
+        group = self.writers.enter_at_once()  # so that nobody merges meanwhile and is told the same
+        if group is None:
+            return
+        if not group.merged:
+            tickets, self._gathering = self._gathering, []
+            position = Position(self.replica.gen_at(self._covers), self._covers)
+            self._commits.sealed(position, tickets, self._applied, now)
+        self.writers.leave()
 
     def _lose_group(self) -> None:
         """Mastership is lost: whoever writes is told at its next operation; nothing of it was sealed."""
@@ -501,9 +559,8 @@ class Engine:
         assert group is not None
         self.writers.refuse(self._not_master)
         error = NotAppliedError("this site is not master any more and the transaction did not happen: run it again")
-        if not group.doom(error):
+        if not group.lose(error):
             return
-        group.abort()
         self._group = None
         tickets, self._gathering = self._gathering, []
         for ticket in tickets:
@@ -544,19 +601,15 @@ class Engine:
             if self.replica.role is Role.MASTER:
                 self._writes.append(Write(batch, "", 0, ticket))
             else:
-                self._forwarding.add(codec.encode_batch(batch), ticket, now)
+                self._forwarding.add(batch, ticket, now)
 
     def run(self, batch: Batch, session: str, seq: int, ticket: Ticket) -> None:
-        """Run a write of another site or a foreign client; on the engine's thread, at the master."""
+        """Run a request of a session, or of a foreign program; on the engine's thread, at the master."""
         self._writes.append(Write(batch, session, seq, ticket))
 
     def _master_changed(self) -> None:
-        """Somebody else is master, or nobody, or we are: send what waits to where it belongs."""
+        """Somebody else is master, or nobody: what waits to run here is sent to where it belongs."""
         if self.replica.role is Role.MASTER:
-            for entry in self._forwarding.take_over():
-                self._writes.append(
-                    Write(codec.decode_batch(entry.data), entry.session.name, entry.session.seq, entry.ticket)
-                )
             return
         self.writers.refuse(self._not_master)
         local, self._writes = self._writes, deque()
@@ -564,7 +617,7 @@ class Engine:
             if write.session:
                 write.ticket.reject(NoMasterError("this site is not master any more"))
             else:
-                self._forwarding.add(codec.encode_batch(write.batch), write.ticket, self.replica.state.now)
+                self._forwarding.add(write.batch, write.ticket, self.replica.state.now)
 
     def _work(self, now: Nanoseconds, message: Message) -> None:
         """Messages that ask something of the engine."""
@@ -572,14 +625,14 @@ class Engine:
         if message.type is Type.FORWARD:
             self._on_forward(now, message, fields)
         elif message.type is Type.FORWARD_REPLY:
-            self._forwarding.on_reply(message, fields, now)
+            self._forwarding.on_reply(message, fields)
         elif message.type is Type.JOIN_REPLY:
             for endpoint in fields.endpoints:
                 self.transport.seed(endpoint)
         elif message.type is Type.READ_REQ:
-            self._on_read_req(now, message, fields)
+            self._reads.serve(message, fields, now)
         elif message.type is Type.READ:
-            self._on_read(message, fields)
+            self._reads.on_answer(message, fields)
 
     def _on_forward(self, now: Nanoseconds, message: Message, fields: Forward) -> None:
         def answer(result: CommitResult | None, error: Exception | None) -> None:
@@ -598,7 +651,7 @@ class Engine:
         except ProtocolError as error:
             ticket.reject(error)
 
-    # Waiting for applied records, and authoritative reads (R23).
+    # Waiting for applied records.
 
     def _answer_waits(self) -> None:
         if self._applied_waits:
@@ -607,58 +660,11 @@ class Engine:
             for lsn, _, done in waits:
                 if lsn <= applied:
                     done(None)
-        for request, lsn in self.replica.reads_confirmed():
-            _, done_read = self._reads.pop(request, (0, None))
-            if done_read is not None:
-                done_read(lsn)
 
     def _expire_waits(self, now: Nanoseconds) -> None:
         for wait in [wait for wait in self._applied_waits if wait[1] <= now]:
             self._applied_waits.remove(wait)
             wait[2](NoMasterError(f"record {wait[0]} was not applied here in time: see `zrep status` for the lag"))
-        for request, (deadline, done) in list(self._reads.items()):
-            if deadline <= now:
-                del self._reads[request]
-                done(None)
-
-    def _begin_read(self, deadline: Nanoseconds, done: Callable[[Lsn | None], None]) -> None:
-        """Begin a read-index round here, or ask the master for one; asked again until the deadline."""
-        self._read_numbers += 1
-        number = self._read_numbers
-        now = time.monotonic_ns()
-        if self.replica.read_index(now, number):
-            self._reads[number] = (deadline, done)
-            return
-
-        def again(lsn: Lsn | None) -> None:
-            if lsn is None and time.monotonic_ns() < deadline:
-                self._begin_read(deadline, done)
-            else:
-                done(lsn)
-
-        self._reads[number] = (min(now + READ_RETRY_MS * MILLISECOND, deadline), again)
-        master = self.replica.master
-        if master is not None and self.replica.role is Role.CLIENT:
-            self.replica.send(master, ReadReq(number))
-
-    def _on_read_req(self, now: Nanoseconds, message: Message, fields: ReadReq) -> None:
-        self._read_numbers += 1
-        number = self._read_numbers
-        if not self.replica.read_index(now, number):
-            self.replica.send(message.sender, Read(fields.request, Status.BUSY))
-            return
-
-        def done(lsn: Lsn | None) -> None:
-            if lsn is not None:
-                self.replica.send(message.sender, Read(fields.request, Status.OK), lsn=lsn)
-
-        self._reads[number] = (now + self.options.quorum_timeout_ms * MILLISECOND, done)
-
-    def _on_read(self, message: Message, fields: Read) -> None:
-        if fields.status is Status.OK and message.sender == self.replica.master:
-            _, done = self._reads.pop(fields.request, (0, None))
-            if done is not None:
-                done(message.lsn)
 
     # The end.
 
@@ -672,25 +678,33 @@ class Engine:
     def _close(self) -> None:
         """Tell everybody who waits, and let go of everything."""
         self._stopping = True
-        failure = self.failure or ZrepError("the environment is closed: open it again")
+        failure = self._refusal()
+        gone = NotAppliedError("the site stopped, the transaction did not happen")
         self.writers.refuse(lambda: failure)
         if self._group is not None:
-            self._group.stop(
-                NotAppliedError("the site stopped, the transaction did not happen") if self.failure else None
-            )
+            self._group.stop(gone if self.failure else None)
         for ticket in self._gathering:
-            ticket.reject(NotAppliedError("the site stopped and the transaction did not happen"))
+            ticket.reject(gone)
         self._commits.abandon()
-        for _, ticket in self._new_writes:
-            ticket.reject(failure)
         for write in self._writes:
             write.ticket.reject(failure)
-        for entry in self._forwarding.take_over():
-            entry.ticket.reject(UnknownOutcomeError("the site stopped before the master answered"))
+        self._forwarding.abandon(failure)
+        self._reads.abandon(failure)
         for _, _, done in self._applied_waits:
             done(failure)
-        for _, done_read in list(self._reads.values()):
-            done_read(None)
-        for call in list(self._calls):
-            call()
+        self._closed = True
+        self._refuse_inbox()
         self.transport.close()
+
+
+def _waited_too_long() -> NotAppliedError:
+    return NotAppliedError("the write waited too long and did not happen: run it again")
+
+
+def _taken(queue: "deque[_T]") -> Iterator[_T]:
+    """Take what is in the queue, each thing once, however many threads do."""
+    while True:
+        try:
+            yield queue.popleft()
+        except IndexError:
+            return

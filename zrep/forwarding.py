@@ -1,14 +1,19 @@
-"""Writes made at a client site, sent to the master until answered, at most once (R25).
+"""Writes made at a client site, brought to the master until answered, at most once (R25).
 
 Each write travels under a session of its own (session, seq): the master remembers the last one of every
 session in the replicated state, so a repeat, also to the next master, finds what the first has done. A
-session carries one write at a time; idle sessions are used again.
+session carries one write at a time, and goes on to another only after a success: after anything else a
+copy of the write may still be on its way, and must not meet a different one under its name.
+
+What one copy came to decides nothing while another may be elsewhere: "not applied" and "unknown" are
+asked again, until a master knows, or time is up. When this site is the master itself, it runs them here.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from zrep.commit import CommitResult, CommitToken
+from zrep import codec
+from zrep.commit import Batch, CommitResult, CommitToken
 from zrep.commits import Ticket
 from zrep.errors import (
     ConflictError,
@@ -21,7 +26,7 @@ from zrep.errors import (
     ZrepError,
 )
 from zrep.ids import Gen, Nanoseconds, SiteId
-from zrep.messages import Forward, ForwardReply, Message, Status
+from zrep.messages import TEXT_LIMIT, Forward, ForwardReply, Message, Status
 from zrep.options import MILLISECOND, AckPolicy, Options
 from zrep.replica.replica import Replica, Role
 from zrep.replica.timers import Backoff
@@ -48,16 +53,24 @@ class Pending:
     backoff: Backoff
     due: Nanoseconds = 0
     sent_to: Gen = 0
-    """The gen of the master that has it; 0 while it was never sent."""
+    """The gen of the master that was given it last; 0 while nobody was."""
 
 
 class Forwarding:
     """The unanswered writes of this site. Used by the engine's thread only."""
 
-    def __init__(self, replica: Replica, options: Options, new_session: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        replica: Replica,
+        options: Options,
+        new_session: Callable[[], str],
+        run: Callable[[Batch, str, int, Ticket], None],
+    ) -> None:
+        """`run` runs a batch of a session here, at the master."""
         self._replica = replica
         self._options = options
         self._new_session = new_session
+        self._run = run
         self._idle: list[Session] = []
         self._pending: dict[str, Pending] = {}
 
@@ -69,8 +82,17 @@ class Forwarding:
         """When something is to be repeated or given up."""
         return min((min(entry.due, entry.ticket.deadline) for entry in self._pending.values()), default=None)
 
-    def add(self, data: bytes, ticket: Ticket, now: Nanoseconds) -> None:
-        """Take a write, an encoded batch, and send it as soon as there is a master."""
+    def add(self, batch: Batch, ticket: Ticket, now: Nanoseconds) -> None:
+        """Take a write, and send it as soon as there is a master."""
+        data = codec.encode_batch(batch)
+        if len(data) > codec.MESSAGE_LIMIT:
+            ticket.reject(
+                TxnTooLargeError(
+                    f"the batch has {len(data)} bytes and a message holds {codec.MESSAGE_LIMIT}: "
+                    f"nothing was applied, split it"
+                )
+            )
+            return
         session = self._idle.pop() if self._idle else Session(self._new_session())
         options = self._options
         backoff = Backoff(options.request_min_ms * MILLISECOND, options.request_max_ms * MILLISECOND)
@@ -87,20 +109,24 @@ class Forwarding:
                 self._send_if_due(entry, now)
 
     def _send_if_due(self, entry: Pending, now: Nanoseconds) -> None:
-        replica, ticket = self._replica, entry.ticket
+        replica, ticket, session = self._replica, entry.ticket, entry.session
         master = replica.master
-        if master is None or replica.role is Role.MASTER:
+        if master is None:
             entry.due = ticket.deadline
             return
         if entry.sent_to != replica.gen:
             entry.backoff.reset()
         elif entry.due > now:
             return
+        entry.sent_to = replica.gen
+        if replica.role is Role.MASTER:
+            entry.due = ticket.deadline
+            here = Ticket(ticket.policy, ticket.deadline, lambda result, error: self._answered(entry, result, error))
+            self._run(codec.decode_batch(entry.data), session.name, session.seq, here)
+            return
         left_ms = max((ticket.deadline - now) // MILLISECOND, 1)
-        session = entry.session
         fields = Forward(session.name, session.seq, left_ms, POLICIES.index(ticket.policy))
         replica.send(master, fields, data=entry.data)
-        entry.sent_to = replica.gen
         entry.due = now + entry.backoff.pause()
 
     def _give_up(self, entry: Pending) -> None:
@@ -114,40 +140,50 @@ class Forwarding:
                 NoMasterError("no master is known, the write was not sent: see `zrep status`, then try again")
             )
 
-    def take_over(self) -> list[Pending]:
-        """This site has become master: hand out what is to be run here, under the same sessions."""
-        pending = list(self._pending.values())
-        self._pending.clear()
-        return pending
-
-    def finished(self, entry: Pending, took_effect: bool) -> None:
-        """A session's write is answered; its number is free again if it did not take effect."""
-        entry.session.seq += took_effect
-        self._idle.append(entry.session)
-
-    def on_reply(self, message: Message, fields: ForwardReply, now: Nanoseconds) -> None:
+    def on_reply(self, message: Message, fields: ForwardReply) -> None:
         """Take the master's answer."""
         entry = self._pending.get(fields.session)
         if entry is None or entry.session.seq != fields.seq:
             return
-        if fields.status in (Status.BUSY, Status.REDIRECT):
-            entry.due = now + self._options.request_min_ms * MILLISECOND
-            return
-        del self._pending[fields.session]
         if fields.status is Status.OK:
-            self.finished(entry, took_effect=True)
-            token = CommitToken(fields.gen, message.lsn, fields.site)
-            durability = self._replica.config.durability
-            entry.ticket.resolve(CommitResult(token, True, fields.acked, durability))
+            token = CommitToken(fields.gen, message.lsn, fields.site) if message.lsn else None
+            self._answered(entry, CommitResult(token, True, fields.acked, self._replica.config.durability), None)
+        else:
+            self._answered(entry, None, error_of(fields, message.data))
+
+    def _answered(self, entry: Pending, result: CommitResult | None, error: Exception | None) -> None:
+        """One copy of a write was answered; a late answer finds nobody waiting."""
+        name = entry.session.name
+        if self._pending.get(name) is not entry:
             return
-        if fields.status is not Status.UNKNOWN:
-            self.finished(entry, took_effect=False)
-        entry.ticket.reject(error_of(fields, message.data))
+        if isinstance(error, _AGAIN):
+            entry.due = self._replica.state.now + entry.backoff.pause()
+            return
+        del self._pending[name]
+        if result is not None:
+            entry.session.seq += 1
+            self._idle.append(entry.session)
+            entry.ticket.resolve(result)
+        elif error is not None:
+            entry.ticket.reject(error)
+
+    def abandon(self, error: Exception) -> None:
+        """The site stops: `error` for what was never sent, unknown for what was."""
+        pending, self._pending = self._pending, {}
+        for entry in pending.values():
+            unknown = UnknownOutcomeError("the site stopped before the master answered: the write may have happened")
+            entry.ticket.reject(unknown if entry.sent_to else error)
+
+
+_AGAIN = (NoMasterError, NotAppliedError, PermFailedError, UnknownOutcomeError)
+"""Answers after which the same write is asked again under the same name."""
 
 
 def error_of(reply: ForwardReply, data: bytes) -> Exception:
     """Return the error that the master's answer stands for."""
     status, text = reply.status, reply.text
+    if status in (Status.BUSY, Status.REDIRECT):
+        return NoMasterError(text or "the site asked is not master")
     if status is Status.CONFLICT:
         return ConflictError(text, reply.key, data if reply.found else None)
     if status is Status.NOT_APPLIED:
@@ -167,7 +203,7 @@ def reply_to(
     if result is not None:
         gen, site = (result.token.gen, result.token.site) if result.token else (0, SiteId(""))
         return ForwardReply(session, seq, Status.OK, gen, site, acked=result.acked), b""
-    text = str(error)
+    text = str(error)[:TEXT_LIMIT]
     if isinstance(error, ConflictError):
         found = error.found is not None
         return ForwardReply(session, seq, Status.CONFLICT, text=text, key=error.key, found=found), error.found or b""

@@ -15,6 +15,8 @@ from zrep.records import MemberRole, Record, Reign
 
 HISTORY_LIMIT = 512
 """At most this many reigns travel in one message: the newest."""
+TEXT_LIMIT = 1000
+"""Longest text of an answer, in characters: an error may quote what a stranger sent."""
 
 
 class Type(IntEnum):

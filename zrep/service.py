@@ -23,7 +23,7 @@ from zrep.errors import (
     UnknownOutcomeError,
 )
 from zrep.ids import Nanoseconds
-from zrep.messages import Status
+from zrep.messages import TEXT_LIMIT, Status
 from zrep.options import MILLISECOND
 from zrep.records import MemberRole
 from zrep.replica.replica import Role
@@ -39,7 +39,7 @@ def serve(engine: "Engine", arrival: ClientRequest) -> None:
     request, route = arrival.request, arrival.route
 
     def answer(status: Status, text: str = "", result: Any = None) -> None:
-        engine.transport.reply(route, Reply(request.id, int(status), text, result))
+        engine.transport.reply(route, Reply(request.id, int(status), text[:TEXT_LIMIT], result))
 
     try:
         if request.verb in ("put", "delete", "write"):

@@ -1,0 +1,167 @@
+"""The engine between its callers: nobody waits for a wake-up that was lost, or for an engine that has gone."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import zrep
+from zrep.commit import Batch
+from zrep.errors import ConflictError, NotAppliedError, UnknownOutcomeError, ZrepError
+from zrep.ids import Position
+
+DEADLINE_S = 20.0
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> Iterator[zrep.Environment]:
+    env = zrep.open(tmp_path / "home")
+    yield env
+    env.close()
+
+
+@pytest.fixture
+def patient(env: zrep.Environment, monkeypatch: pytest.MonkeyPatch) -> zrep.Environment:
+    """An environment whose engine sleeps until somebody wakes it: no timer hides a wake-up that was lost."""
+    transport = env.engine.transport
+    poll = transport.poll
+    monkeypatch.setattr(transport, "poll", lambda timeout_ms: poll(None))
+    env.engine.call(lambda: None)
+    return env
+
+
+def within_deadline(*works: Callable[[], object]) -> list[object]:
+    with ThreadPoolExecutor(len(works)) as pool:
+        futures = [pool.submit(work) for work in works]
+        return [future.result(DEADLINE_S) for future in futures]
+
+
+def for_ever(work: Callable[[], object]) -> None:
+    while True:
+        work()
+
+
+def test_an_empty_commit_wakes_the_engine(patient: zrep.Environment) -> None:
+    def work() -> None:
+        for _ in range(50):
+            with patient.begin(write=True) as txn:
+                txn.get(b"a")
+
+    within_deadline(work)
+
+
+def test_many_writers_of_every_kind_wait_for_no_timer(patient: zrep.Environment) -> None:
+    def commit() -> None:
+        for number in range(100):
+            with patient.begin(write=True) as txn:
+                if number % 3:
+                    txn.put(b"commit", b"%d" % number)
+
+    def abort() -> None:
+        for _ in range(100):
+            patient.begin(write=True).abort()
+
+    def put() -> None:
+        for number in range(100):
+            patient.put(b"put", b"%d" % number)
+
+    within_deadline(commit, commit, abort, put, put)
+    assert patient.get(b"commit") == b"98"
+
+
+def test_a_closing_engine_answers_whoever_comes_late(tmp_path: Path) -> None:
+    for _ in range(20):
+        env = zrep.open(tmp_path / "home")
+        begun = threading.Barrier(5)
+        asks: list[Callable[[zrep.Environment], object]] = [
+            lambda env: env.put(b"a", b"1"),
+            lambda env: env.engine.wait_applied(Position(1, 1 << 40), 60_000),
+            lambda env: env.engine.read_index(60_000),
+            lambda env: env.begin(write=True).commit(),
+        ]
+
+        def insist(
+            ask: Callable[[zrep.Environment], object], env: zrep.Environment = env, begun: threading.Barrier = begun
+        ) -> None:
+            begun.wait(DEADLINE_S)
+            with pytest.raises(zrep.Error):
+                for_ever(lambda: ask(env))
+
+        def close(env: zrep.Environment = env, begun: threading.Barrier = begun) -> None:
+            begun.wait(DEADLINE_S)
+            env.close()
+
+        within_deadline(close, *(lambda ask=ask: insist(ask) for ask in asks))
+
+
+def test_who_waits_behind_an_open_transaction_is_told_in_time(env: zrep.Environment) -> None:
+    first, second = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with env.begin(write=True) as txn:
+            first.set()
+            assert second.wait(DEADLINE_S)
+            txn.put(b"a", b"1")
+
+    def behind() -> None:
+        assert first.wait(DEADLINE_S)
+        with pytest.raises(NotAppliedError, match="too long"):
+            env.write(Batch().put(b"b", b"2"), timeout_ms=50)
+        second.set()
+
+    within_deadline(hold, behind)
+    assert (env.get(b"a"), env.get(b"b")) == (b"1", None)
+
+
+def test_a_commit_in_a_group_that_another_keeps_open_is_told_in_time(env: zrep.Environment) -> None:
+    held, told, entering = threading.Event(), threading.Event(), threading.Event()
+
+    def commit() -> None:
+        txn = env.begin(write=True)
+        txn.put(b"a", b"1")
+        entering.set()
+        while not env.engine.writers.waiting:
+            pass
+        with pytest.raises(UnknownOutcomeError, match="may still happen"):
+            txn.commit(timeout_ms=50)
+        told.set()
+
+    def hold() -> None:
+        assert entering.wait(DEADLINE_S)
+        with env.begin(write=True):
+            held.set()
+            assert told.wait(DEADLINE_S)
+
+    within_deadline(commit, hold)
+    env.put(b"b", b"2")
+    assert env.get(b"a") == b"1"
+
+
+def test_a_request_that_was_refused_is_refused_again(env: zrep.Environment) -> None:
+    """A late copy must not succeed: its caller may have been told already that nothing happened."""
+    engine = env.engine
+
+    def run(batch: Batch) -> object:
+        ticket = engine.ticket(None, None)
+        engine.call(lambda: engine.run(batch, "session", 1, ticket))
+        return ticket.wait()
+
+    batch = Batch().expect(b"lock", b"free").put(b"lock", b"mine")
+    with pytest.raises(ConflictError):
+        run(batch)
+    env.put(b"lock", b"free")
+    with pytest.raises(ConflictError):
+        run(batch)
+    assert env.get(b"lock") == b"free"
+
+
+def test_an_engine_that_failed_says_so(env: zrep.Environment) -> None:
+    def fail() -> None:
+        raise AssertionError("planted")
+
+    engine = env.engine
+    engine._post(fail, lambda error: None)
+    with pytest.raises(ZrepError, match="planted"):
+        for_ever(lambda: env.put(b"a", b"1"))
