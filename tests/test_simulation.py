@@ -78,8 +78,7 @@ def test_a_violation_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a failing seed prints is enough to repeat it: its number, the reason, the tail of the trace."""
     monkeypatch.setattr("zrep.replica.acks.majority", lambda nsites: nsites // 2)
     with pytest.raises(Failed) as failure:
-        for seed in range(20):
-            run_seed(seed)
+        list(map(run_seed, range(20)))
     lines = str(failure.value).splitlines()
     assert "Violation" in lines[0]
     assert "python -m tests.sim" in lines[1]

@@ -4,19 +4,20 @@ A file is a header comment and blocks: commands, `----`, and everything they cau
 writes the latter. Time stands still but for `run`; messages stay in flight until they are delivered;
 disks answer at once unless held. Then every interleaving is a line of text.
 
-    group a b c [a.priority=0] [option=value]   a formed group, everybody connected, nobody master
+    group a b c [a.priority=0] [option=value]   a formed group, all connected, nobody master
     found a / join b           found a group of one / start an empty site that asks to be admitted
-    elect a / submit a x       rep_elect / a write of x
+    elect a / submit a x y:99  rep_elect / writes of x and of y, y padded to 99 bytes
     inflight                   what is in flight
-    deliver | drop | copy | resend …            `copy` delivers and keeps; `all`, or any of
-                               `a>b` `a>` `>b` `TYPE`, and `1` for only the first that matches
+    deliver, drop or copy …    `all`, or what matches every word: `a>b` `a>` `>b` `TYPE`; `1` is the first
+                               of them; `copy` delivers what may have been dropped by its connection
     misdeliver a TYPE to c     a site hears what is not for it
     hold a / flush a           a's disk takes no write / takes them again
-    pause a / resume a · crash a [torn] / restart a
-    cut a>b | cut a b / heal   messages stay in flight, nobody is told
+    pause a / resume a         SIGSTOP / SIGCONT
+    crash a [torn] / restart a  kill -9, and with `torn` a random part of what was not flushed stays
+    cut a>b | cut a b / heal [a b]   messages stay in flight, nobody is told / no longer
     break a b / connect a b    the connection breaks and both are told / is made again
-    run 50ms / watch 50ms      time passes, messages take 1 ms; print events / and messages
-    status [a] / log a
+    run 50ms / watch 50ms      time passes, messages take 1 ms; tell events / and messages
+    status [a] / log a         sites in a line each / a site's records as gen/lsn
 """
 
 from collections.abc import Callable, Iterable
@@ -52,7 +53,7 @@ class Flight(NamedTuple):
 
 
 class StagedNetwork(Network):
-    """Messages wait in `flights`; notices arrive at once."""
+    """Messages wait in `flights`; notices arrive at once, and connections survive cuts."""
 
     flights: list[Flight]
     flowing = False
@@ -83,6 +84,14 @@ class StagedNetwork(Network):
         """Deliver a message in flight; to nobody if its connection is gone."""
         self.flights.remove(flight)
         self._arrive(flight.channel, flight.epoch, flight.message)
+
+    def heal(self, a: SiteId, b: SiteId) -> None:
+        link = self.link(a, b)
+        link.cut.clear()
+        for whom, of in link.owed:
+            self.ends.tell(whom, of, False)
+        link.owed = []
+        self.connect(a, b)
 
     def _tell(self, link: object, site: SiteId, peer: SiteId, connected: bool) -> None:
         self.ends.tell(site, peer, connected)
@@ -181,7 +190,8 @@ class Script:
 
     def _submit(self, name: str, *payloads: str) -> None:
         for payload in payloads:
-            self._host(name).put("submit", payload.encode())
+            text, _, size = payload.partition(":")
+            self._host(name).put("submit", text.encode().ljust(int(size or 0)))
 
     # Messages.
 
@@ -253,8 +263,11 @@ class Script:
         if len(words) == 2:
             self.stage.network.cut(b, a)
 
-    def _heal(self) -> None:
-        self.stage.network.heal_all()
+    def _heal(self, *words: str) -> None:
+        if words:
+            self.stage.network.heal(SiteId(words[0]), SiteId(words[1]))
+        else:
+            self.stage.network.heal_all()
 
     def _break(self, a: str, b: str) -> None:
         self.stage.network.sever(SiteId(a), SiteId(b))

@@ -86,7 +86,7 @@ def describe_record(record: Record) -> str:
     """Return a record in a word: `2/8:x` is the commit of x, `2/7` the reign record of gen 2."""
     name = f"{record.gen}/{record.lsn}"
     if record.kind is Kind.COMMIT:
-        return f"{name}:{record.payload[:12].decode('ascii', 'replace')}"
+        return f"{name}:{record.payload[:12].decode('ascii', 'replace').rstrip()}"
     return f"{name}:{record.kind.name}"
 
 
