@@ -40,6 +40,8 @@ from zrep.options import MILLISECOND
 
 BUSY_PAUSE_MS = 2
 """After "no master is known here": an election takes a few milliseconds."""
+ANSWER_MS = 20
+"""Even what is sent at the last moment has so long to be answered: an outcome is better than punctuality."""
 PATIENCE_MS = 100
 """How long an unanswered request waits before it is asked elsewhere too; doubled every time."""
 PATIENCE_MAX_MS = 1600
@@ -238,7 +240,8 @@ class Client:
                 self._poll(min(left, BUSY_PAUSE_MS))
                 continue
             self._awaited.add(number)
-            reply = self._await(server, number, min(deadline, _now_ms() + patience), again)
+            now = _now_ms()
+            reply = self._await(server, number, max(min(deadline, now + patience), now + ANSWER_MS), again)
             if reply is None:
                 if server.up:
                     patience = min(2 * patience, PATIENCE_MAX_MS)
@@ -341,7 +344,7 @@ class Client:
 
     def _dial(self, server: _Server) -> None:
         self._hang_up(server)
-        link = server.link = Link(self._sockets, server.addresses.next(), None)
+        link = server.link = Link(self._sockets, server.addresses.next() or server.endpoint, None)
         server.dialled_at, server.failed = _now_ms(), False
         self._poller.register(link.control, zmq.POLLIN)
         self._poller.register(link.monitor.socket, zmq.POLLIN)

@@ -50,6 +50,11 @@ class Endpoint(NamedTuple):
         return number is not None and number.is_loopback
 
     @property
+    def is_name(self) -> bool:
+        """Whether the system must be asked for its addresses."""
+        return self.scheme == "tcp" and self.address != ANY and _number(self.address) is None
+
+    @property
     def is_any(self) -> bool:
         """Whether it stands for every interface, and so is no address that a peer could use."""
         number = _number(self.address) if self.scheme == "tcp" else None
@@ -83,7 +88,7 @@ def resolve(endpoint: Endpoint) -> list[Endpoint]:
 
     Blocks for as long as the system takes to look up a name, and not at all for a number.
     """
-    if endpoint.scheme != "tcp" or endpoint.address == ANY or _number(endpoint.address) is not None:
+    if not endpoint.is_name:
         return [endpoint]
     try:
         found = socket.getaddrinfo(endpoint.address, endpoint.port, type=socket.SOCK_STREAM)

@@ -27,7 +27,7 @@ class Net:
         self.context: zmq.Context[Socket] | None = zmq.Context() if scheme == "inproc" else None
         self.buses: dict[SiteId, Bus] = {}
         self.seen: dict[SiteId, list[Arrival]] = {}
-        self._directory = directory
+        self.directory = directory
         self._numbers = iter(range(1, 1000))
         self.rng = random.Random(1)
 
@@ -36,7 +36,7 @@ class Net:
         number = next(self._numbers)
         return {
             "tcp": "tcp://127.0.0.1:0",
-            "ipc": f"ipc://{self._directory}/{number}",
+            "ipc": f"ipc://{self.directory}/{number}",
             "inproc": f"inproc://{number}",
         }[self.scheme]
 

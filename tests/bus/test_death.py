@@ -8,20 +8,24 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from tests.bus.net import A, B, Net
 from zrep.bus import Connected, Disconnected
 
 CHILD = """
-import os, random, sys, time
+import os, random, signal, sys, time
 from zrep.bus import Bus
+def fork(*_):
+    if os.fork() == 0:
+        os.write(1, b"%d\\n" % os.getpid())
+        time.sleep(60)
+        os._exit(0)
+signal.signal(signal.SIGUSR1, fork)
 bus = Bus(bind=["tcp://127.0.0.1:0"], site="b" * 32, incarnation=int(sys.argv[2]) << 32, group="group-1",
           rng=random.Random(2))
 bus.seed(sys.argv[1])
 print(bus.endpoints[0], flush=True)
-if len(sys.argv) > 3 and os.fork() == 0:
-    print(os.getpid(), flush=True)
-    time.sleep(60)
-    os._exit(0)
 while True:
     bus.poll(10)
     now = time.monotonic_ns()
@@ -32,12 +36,12 @@ while True:
 
 
 @contextmanager
-def site_b(seed: str, run: int) -> Iterator["subprocess.Popen[str]"]:
+def site_b(seed: str, run: int, code: str = CHILD) -> Iterator["subprocess.Popen[str]"]:
     """Run site B in another process."""
-    child = subprocess.Popen([sys.executable, "-c", CHILD, seed, str(run)], stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen([sys.executable, "-c", code, seed, str(run)], stdout=subprocess.PIPE, text=True)
     try:
         assert child.stdout is not None
-        assert child.stdout.readline().startswith("tcp://")
+        assert child.stdout.readline().partition("://")[1]
         yield child
     finally:
         child.kill()
@@ -83,20 +87,23 @@ def test_when_we_were_stopped_ourselves_nobody_is_blamed(tcp: Net) -> None:
     assert a.connected() == {B}
 
 
-def test_a_forked_child_does_not_keep_an_ipc_path(tcp: Net) -> None:
-    """The child outlives its parent; the parent's path must be free for the next run."""
-    directory = tcp._directory
-    code = CHILD.replace('"tcp://127.0.0.1:0"', f'"ipc://{directory}/b"')
-    child = subprocess.Popen(
-        [sys.executable, "-c", code, "tcp://127.0.0.1:9", "1", "fork"], stdout=subprocess.PIPE, text=True
-    )
-    assert child.stdout is not None
-    assert child.stdout.readline().startswith("ipc://")
-    grandchild = int(child.stdout.readline())
-    try:
-        child.kill()
-        child.wait()
-        tcp.bus(B, bind=f"ipc://{directory}/b")
-    finally:
-        os.kill(grandchild, signal.SIGKILL)
-        child.communicate()
+@pytest.mark.parametrize("bind", ["tcp://127.0.0.1:0", "ipc://{directory}/b"])
+def test_a_forked_child_keeps_neither_its_parents_sockets_nor_its_address(tcp: Net, bind: str) -> None:
+    """The child lives on; the parent's death is seen at once, and its address is free for the next run."""
+    a = tcp.bus(A)
+    code = CHILD.replace("tcp://127.0.0.1:0", bind.format(directory=tcp.directory))
+    with site_b(a.endpoints[0], 1, code) as child:
+        tcp.until(lambda: a.connected() == {B})
+        where = tcp.got(A, Connected)[0].hello.endpoints[0]
+        child.send_signal(signal.SIGUSR1)
+        assert child.stdout is not None
+        grandchild = int(child.stdout.readline())
+        try:
+            tcp.seen[A].clear()
+            child.kill()
+            child.wait()
+            tcp.until(lambda: tcp.got(A, Disconnected), timeout_s=1)
+            tcp.bus(B, run=2, bind=where)
+            tcp.until_connected()
+        finally:
+            os.kill(grandchild, signal.SIGKILL)

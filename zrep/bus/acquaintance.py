@@ -23,7 +23,7 @@ import zmq
 from zrep import codec
 from zrep.bus.arrivals import Arrival, Connected, ConnectFailed, Disconnected, DuplicateSite
 from zrep.bus.broadcast import Publisher, Subscriber
-from zrep.bus.peer import RENEW, Addresses, Dial, Link, Peer, Routes, Seed
+from zrep.bus.peer import RENEW, Addresses, Dial, Link, Lookup, Peer, Routes, Seed
 from zrep.bus.readers import Readers
 from zrep.bus.sockets import Sockets
 from zrep.endpoints import Endpoint, parse
@@ -61,6 +61,7 @@ class Acquaintance:
         subscriber: Subscriber,
         readers: Readers,
         rng: random.Random,
+        lookup: Lookup,
         tell: Callable[[Arrival], None],
         read_seed: Callable[[Seed, int], bool],
         counters: Counter[str],
@@ -78,6 +79,7 @@ class Acquaintance:
         self._subscriber = subscriber
         self._readers = readers
         self._rng = rng
+        self._lookup = lookup
         self._tell = tell
         self._read_seed = read_seed
         self._counters = counters
@@ -96,7 +98,7 @@ class Acquaintance:
         """Dial an address whose site is not known yet. Raises OptionError for what is no address."""
         endpoint = parse(uri)
         if str(endpoint) not in self._hello.endpoints and all(seed.endpoint != endpoint for seed in self._seeds):
-            seed = Seed(endpoint, len(self._seeds))
+            seed = Seed(self._at((endpoint,)), len(self._seeds))
             self._seeds.append(seed)
             self._open(seed)
 
@@ -117,10 +119,13 @@ class Acquaintance:
                 if peer.listed or peer.seeded:
                     self._drop(peer, "it is no member any more")
 
+    def _at(self, endpoints: Sequence[Endpoint]) -> Addresses:
+        return Addresses(endpoints, self._lookup)
+
     def _add(self, site: SiteId, endpoints: Sequence[Endpoint]) -> Peer | None:
         if not endpoints:
             return None
-        peer = Peer(site, endpoints, self.now)
+        peer = Peer(site, self._at(endpoints), self.now)
         self._peers[site] = peer
         self._open(peer)
         return peer
@@ -170,7 +175,7 @@ class Acquaintance:
             self._subscriber.follow(message.group)  # it may soon be ours: then no broadcast shall be missed
         publish = _usable(hello.publish)
         if publish and peer.publish.endpoints != publish:
-            peer.publish = Addresses(publish)
+            peer.publish = self._at(publish)
             self._hear(peer)
         if peer.connected and not hello.sees_you and not peer.doubted:
             peer.doubted = True  # likely it saw only our replaced SUB go: what does it see now?
@@ -183,14 +188,15 @@ class Acquaintance:
 
     def _hear(self, peer: Peer) -> None:
         """Connect our SUB to a site, or connect it anew, at the next address of its XPUB."""
-        if peer.publish.endpoints:
-            self._subscriber.connect(peer.site, str(peer.publish.next()))
+        address = peer.publish.next()
+        if address is not None:
+            self._subscriber.connect(peer.site, str(address))
 
     def _follow_move(self, peer: Peer, endpoints: tuple[Endpoint, ...]) -> None:
         """Dial a site where it says that it is, if it is not where we thought (F23)."""
         reached = peer.link is not None and peer.link.up
         if endpoints and not reached and not set(endpoints) <= set(peer.addresses.endpoints):
-            peer.addresses = Addresses(endpoints)
+            peer.addresses = self._at(endpoints)
             self._open(peer)
 
     def _meet(self, site: SiteId, hello: Hello, seed: Seed | None) -> Peer | None:
@@ -292,6 +298,8 @@ class Acquaintance:
             self._open(dial)
             if isinstance(dial, Peer):
                 self._hear(dial)
+        elif isinstance(dial, Peer) and not self._subscriber.hears(dial.site):
+            self._hear(dial)
         self.greet(dial, Flag.REREQUEST)
         dial.back_off(now)
 
@@ -299,12 +307,14 @@ class Acquaintance:
         """Connect, or connect anew, to the next address."""
         self._close(dial)
         endpoint, routes = dial.addresses.next(), self._routes
-        if isinstance(dial, Seed):
+        link = None
+        if endpoint is not None and isinstance(dial, Seed):
             link = Link(self._sockets, endpoint, routes.seed(dial.number))
             self._readers.add(link.control, partial(self._read_seed, dial))
-        else:
+        elif endpoint is not None:
             link = Link(self._sockets, endpoint, routes.control, routes.bulk)
-        self._readers.add(link.monitor.socket, partial(self._read_events, dial))
+        if link is not None:
+            self._readers.add(link.monitor.socket, partial(self._read_events, dial))
         dial.opened(link, self.now, self._rng)
 
     def _close(self, dial: Dial) -> None:
@@ -335,6 +345,11 @@ class Acquaintance:
             if dial.link is not link:
                 break
         return True
+
+    def places(self) -> list[Endpoint]:
+        """Return what we are connected to."""
+        links = [dial.link for dial in (*self._peers.values(), *self._seeds) if dial.link is not None]
+        return [link.endpoint for link in links] + [parse(uri) for uri in self._subscriber.uris]
 
     def close(self) -> None:
         for dial in (*self._peers.values(), *self._seeds):

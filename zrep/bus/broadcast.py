@@ -89,6 +89,14 @@ class Subscriber:
                 self.socket.unsubscribe(self.topic)
             self.topic = topic
 
+    def hears(self, site: SiteId) -> bool:
+        """Tell whether we are connected, or connecting, to a site's XPUB."""
+        return site in self._uris
+
+    @property
+    def uris(self) -> tuple[str, ...]:
+        return tuple(self._uris.values())
+
     def connect(self, site: SiteId, uri: str) -> None:
         """Hear a site at that address, by a new connection."""
         self.disconnect(site)

@@ -10,19 +10,22 @@ who is connected is `acquaintance`'s.
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import zmq
 
 from zrep import codec
+from zrep.bus import forks
 from zrep.bus.acquaintance import Acquaintance
 from zrep.bus.arrivals import Arrival, ClientRequest, ConnectFailed, DuplicateSite
 from zrep.bus.broadcast import Publisher, Subscriber
 from zrep.bus.listen import listen
 from zrep.bus.peer import Seed
 from zrep.bus.readers import Readers
+from zrep.bus.resolver import Resolver
 from zrep.bus.sockets import LARGE, Socket, SocketHook, Sockets, send
 from zrep.bus.wake import Wake
+from zrep.endpoints import Endpoint
 from zrep.ids import NO_GROUP, GroupId, Incarnation, Nanoseconds, SiteId
 from zrep.messages import Hello, JoinReply, Message, Status, Type
 from zrep.records import Member
@@ -79,6 +82,7 @@ class Bus:
         self._publisher = Publisher(listening.publisher)
         self._subscriber = Subscriber(self._sockets.subscriber(), site, incarnation)
         self._wake = Wake()
+        self._resolver = Resolver(self._wake.set)
         self._readers = Readers(self._wake)
         self._news: list[Arrival] = []
         self._reported: set[str] = set()
@@ -93,6 +97,7 @@ class Bus:
             subscriber=self._subscriber,
             readers=self._readers,
             rng=rng,
+            lookup=self._resolver.lookup,
             tell=self._tell,
             read_seed=self._read_seed,
             counters=self.counters,
@@ -101,6 +106,7 @@ class Bus:
         self._readers.add(self._publisher.socket, self._read_listeners)
         self._readers.add(self._subscriber.socket, self._read_broadcasts)
         self._readers.add(self._router, self._read_router)
+        forks.watch(self)
 
     @property
     def group(self) -> GroupId:
@@ -181,8 +187,13 @@ class Bus:
         self._known.close()
         self._subscriber.socket.close()
         self._sockets.close()
+        self._resolver.close()
         self._wake.close()
         self._end_context()
+
+    def places(self) -> tuple[Collection[Endpoint], Collection[Endpoint]]:
+        """Return where our sockets are bound and what they are connected to, for a forked child to close."""
+        return self._sockets.bound, self._known.places()
 
     def _end_context(self) -> None:
         if self._owns_context:

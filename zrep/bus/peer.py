@@ -4,7 +4,8 @@ What is here is kept, timed and sent; what it means is decided in `acquaintance`
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 import zmq
 
@@ -76,17 +77,23 @@ class Link:
             self.bulk.close(0)
 
 
+Lookup: TypeAlias = Callable[[Endpoint], list[Endpoint]]
+"""Gives the addresses of an endpoint."""
+
+
 class Addresses:
     """Where somebody may be reached: every address of its endpoints in turn, IPv6 first."""
 
-    def __init__(self, endpoints: Sequence[Endpoint] = ()) -> None:
+    def __init__(self, endpoints: Sequence[Endpoint] = (), lookup: Lookup = resolve) -> None:
         self.endpoints = tuple(endpoints)
+        self._lookup = lookup
         self._untried: list[Endpoint] = []
 
-    def next(self) -> Endpoint:
+    def next(self) -> Endpoint | None:
+        """Return the address to try; None when there is none yet."""
         if not self._untried:
-            self._untried = [address for endpoint in self.endpoints for address in resolve(endpoint)]
-        return self._untried.pop(0)
+            self._untried = [address for endpoint in self.endpoints for address in self._lookup(endpoint)]
+        return self._untried.pop(0) if self._untried else None
 
     @property
     def exhausted(self) -> bool:
@@ -97,8 +104,8 @@ class Addresses:
 class Dial:
     """Somebody we try to reach, until they answer: the connection, and when to say HELLO again."""
 
-    def __init__(self, endpoints: Sequence[Endpoint]) -> None:
-        self.addresses = Addresses(endpoints)
+    def __init__(self, addresses: Addresses) -> None:
+        self.addresses = addresses
         self.link: Link | None = None
         self.greeted = False
         """Our HELLO went out on the present connection."""
@@ -109,8 +116,11 @@ class Dial:
         self.renew_at: Nanoseconds = 0
         self._pause = HELLO_MIN
 
-    def opened(self, link: Link, now: Nanoseconds, rng: random.Random) -> None:
-        """Begin anew on that connection; renewed after a random time, so that a group does not redial in step."""
+    def opened(self, link: Link | None, now: Nanoseconds, rng: random.Random) -> None:
+        """Begin anew on that connection; on none, if there is no address yet.
+
+        It is renewed after a random time, so that a group does not redial in step.
+        """
         self.link = link
         self.greeted = False
         self.renew_at = now + RENEW + rng.randrange(RENEW // 2)
@@ -132,9 +142,9 @@ class Dial:
 class Seed(Dial):
     """An address that we were told to connect to, whoever is there."""
 
-    def __init__(self, endpoint: Endpoint, number: int) -> None:
-        super().__init__((endpoint,))
-        self.endpoint = endpoint
+    def __init__(self, addresses: Addresses, number: int) -> None:
+        super().__init__(addresses)
+        (self.endpoint,) = addresses.endpoints
         self.number = number
         self.site: SiteId | None = None
         """Who answered."""
@@ -143,8 +153,8 @@ class Seed(Dial):
 class Peer(Dial):
     """What the bus knows of one other site."""
 
-    def __init__(self, site: SiteId, endpoints: Sequence[Endpoint], now: Nanoseconds) -> None:
-        super().__init__(endpoints)
+    def __init__(self, site: SiteId, addresses: Addresses, now: Nanoseconds) -> None:
+        super().__init__(addresses)
         self.site = site
         self.since = now
         self.listed = False

@@ -16,7 +16,7 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from zrep.codec import MESSAGE_LIMIT
-from zrep.endpoints import Endpoint, parse, resolve, unmapped
+from zrep.endpoints import Endpoint, parse, resolve
 from zrep.errors import OptionError
 
 Socket: TypeAlias = zmq.Socket[bytes]
@@ -39,6 +39,8 @@ _COMMON: dict[int, int | bytes] = {
 }
 CONTROL_HWM = 1000
 BULK_HWM = 32
+ROUTER_HWM = 128
+"""Of each peer: what it sends beyond that waits in its own sockets, where more room is."""
 BROADCAST_HWM = 256
 """A live frame is at most 256 KiB, so that a subscriber that stands still costs at most 64 MiB."""
 LARGE = 64 * 1024
@@ -78,7 +80,9 @@ class Sockets:
     def __init__(self, context: "zmq.Context[Socket]", hook: SocketHook | None) -> None:
         self._context = context
         self._hook = hook
-        self._bound: list[Socket] = []
+        self.bound: list[Endpoint] = []
+        """Where our sockets listen."""
+        self._open: list[Socket] = []
         self._names: list[tuple[Socket, str]] = []
         self._locks: list[_PathLock] = []
 
@@ -92,7 +96,7 @@ class Sockets:
                 zmq.ROUTER_HANDOVER: 1,
                 zmq.LINGER: REPLY_LINGER_MS,
                 zmq.SNDHWM: CONTROL_HWM,
-                zmq.RCVHWM: CONTROL_HWM,
+                zmq.RCVHWM: ROUTER_HWM,
             },
         )
 
@@ -106,7 +110,7 @@ class Sockets:
 
     def subscriber(self) -> Socket:
         """The socket that hears every peer's broadcasts."""
-        return self._make(zmq.SUB, "subscriber", {zmq.RCVHWM: CONTROL_HWM})
+        return self._make(zmq.SUB, "subscriber", {zmq.RCVHWM: BROADCAST_HWM})
 
     def dealer(self, route: bytes | None, purpose: str, hwm: int) -> Socket:
         """A socket that sends to one site. IMMEDIATE, so that nothing piles up for one that is not there."""
@@ -126,7 +130,7 @@ class Sockets:
 
     def bind(self, socket: Socket, endpoint: Endpoint) -> Endpoint:
         """Bind, and return the endpoint with the real port. Raises OptionError, saying why not."""
-        self._bound.append(socket)
+        self._open.append(socket)
         if endpoint.scheme == "ipc" and not endpoint.address.startswith("@"):
             self._locks.append(_PathLock(endpoint))
         try:
@@ -136,17 +140,17 @@ class Sockets:
             raise OptionError(f"cannot bind {endpoint}: {reason}") from None
         if endpoint.scheme == "inproc":
             self._names.append((socket, str(endpoint)))  # a name is free when unbound; closing frees it some time later
-        if endpoint.scheme != "tcp":
-            return endpoint
-        last = socket.getsockopt_string(zmq.LAST_ENDPOINT)
-        bound = unmapped(parse(last, bind=True))
-        return endpoint._replace(port=bound.port)
+        if endpoint.scheme == "tcp":
+            last = parse(socket.getsockopt_string(zmq.LAST_ENDPOINT), bind=True)
+            endpoint = endpoint._replace(port=last.port)
+        self.bound.append(endpoint)
+        return endpoint
 
     def close(self) -> None:
         """Close what is bound, and let go of the names and paths; who connected a socket closes it."""
         for socket, name in self._names:
             socket.unbind(name)
-        for socket in self._bound:
+        for socket in self._open:
             socket.close()
         for lock in self._locks:
             lock.release()
