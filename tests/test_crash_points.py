@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from pathlib import Path
 
@@ -26,6 +26,10 @@ from zrep.errors import StorageError
 from zrep.records import Kind, Record, Tip, make_record
 
 SHIM = Path(__file__).parent / "shim" / "faultshim.c"
+
+
+CLOSING = 8
+"""At most so many calls come after the last step: when the last checkpoint fails, the log still has all."""
 
 
 class Mode(IntEnum):
@@ -93,9 +97,10 @@ def homes() -> Iterator[Iterator[Path]]:
 def test_every_call(victim: Victim, homes: Iterator[Path], mode: Mode) -> None:
     ends = sweep(victim, homes, mode)
     if mode is Mode.FAIL_FULL:
-        assert ends["ran on"] > ends.total() // 2, "space is back after one refusal: most runs end well"
+        assert ends["ran on"] > ends.total() * 2 // 5, "space is back after one refusal: only a flush refused is final"
     else:
-        assert ends["killed" if mode <= Mode.TEAR else "stopped"] >= ends.total() - 1, "a failure is final"
+        late = 1 if mode <= Mode.TEAR else CLOSING
+        assert ends["killed" if mode <= Mode.TEAR else "stopped"] >= ends.total() - late, "a failure is final"
 
 
 @pytest.mark.parametrize(
@@ -122,7 +127,7 @@ def sweep(victim: Victim, homes: Iterator[Path], mode: Mode, bug: str = "none") 
         notes = victim.run(home, call, mode, bug)
         try:
             ends[end_of(notes)] += 1
-            check(home, notes.count("durable"))
+            check(home, notes.count("durable"), went_back=mode >= Mode.FAIL_IO)
         except Exception as error:
             error.add_note(f"{mode.name} at call {call} of {calls}; the run said {notes}")
             raise
@@ -139,8 +144,8 @@ def end_of(notes: list[str]) -> str:
     return "ran on"
 
 
-def check(home: Path, said: int) -> None:
-    """Open what a run left; `said` steps were told to be durable."""
+def check(home: Path, said: int, *, went_back: bool) -> None:
+    """Open what a run left; `said` steps were told to be durable. A flush that failed may send the store back."""
     steps = script()
     before = steps[max(said - 1, 0)]
     after = steps[min(said, len(steps) - 1)]
@@ -148,7 +153,7 @@ def check(home: Path, said: int) -> None:
     try:
         assert (site.meta.promise, site.meta.vote) in {(step.promise, step.vote) for step in (before, after)}
         check_log(site, before, after)
-        check_store(site, before, after)
+        check_store(site, steps[: said + 1] if went_back else (before, after))
         record = next_record(site.log.tip)
         site.log.append(record)
         site.log.flush()
@@ -176,11 +181,11 @@ def check_log(site: Site, before: Step, after: Step) -> None:
     assert log.chain(log.first - 1) == (before.log[log.first - 2].chain if log.first > 1 else 0)
 
 
-def check_store(site: Site, before: Step, after: Step) -> None:
-    """The store is one of the two prefixes, whole."""
+def check_store(site: Site, steps: Sequence[Step]) -> None:
+    """The store is one of the prefixes that these steps applied, whole."""
     lsn = site.store.applied.tip.lsn
-    assert lsn in (before.applied, after.applied)
-    prefix = after.log[:lsn]
+    assert lsn in {step.applied for step in steps}
+    prefix = steps[-1].log[:lsn]
     if prefix:
         assert site.store.applied.tip == Tip(prefix[-1].gen, lsn, prefix[-1].chain)
     with site.store.begin() as txn:

@@ -322,6 +322,7 @@ class Engine:
                 self._commits.deadline,
                 self._forwarding.deadline,
                 self._reads.deadline,
+                self.store.checkpoints.deadline,
                 self._maintenance_at,
                 self._revoke_at if self._revoking is not None else None,
                 *(deadline for _, deadline, _ in self._applied_waits),
@@ -361,11 +362,16 @@ class Engine:
         self._expire_waits(now)
         self._expire_queued(now)
         self._revoke_forgotten(now)
+        self.store.checkpoint(now, self._checkpointed)
         if now >= self._maintenance_at:
             self._maintenance_at = now + MAINTENANCE_MS * MILLISECOND
             self.store.env.reader_check()
             if self.options.retain_bytes:
-                self.log.trim(min(self.replica.keep, self._applied))
+                self.log.trim(min(self.replica.keep, self.store.checkpoints.tip.lsn))
+
+    def _checkpointed(self) -> None:
+        """A checkpoint is made, or failed. Called by the thread that made it."""
+        self._post(self.store.checkpoints.collect, lambda _: None)
 
     def _perform(self, now: Nanoseconds) -> None:
         """Perform the machine's effects, in the order of `replica.effects`: persist, then speak."""

@@ -46,6 +46,7 @@ class Site:
         until_there_is_space(self.log.flush)
         until_there_is_space(lambda: self.apply(step.applied))
         if step.trim:
+            until_there_is_space(lambda: self.store.checkpoints.take(self.store.applied.tip))
             self.log.trim(step.trim)
 
     def apply(self, lsn: int) -> None:

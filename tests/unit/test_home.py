@@ -45,7 +45,7 @@ def test_a_new_home_mints_an_identity_and_keeps_it(tmp_path: Path) -> None:
 
 def test_a_different_boot_of_the_system_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened(tmp_path).close()
-    monkeypatch.setattr(home_module, "_boot_id", lambda: "another")
+    monkeypatch.setattr(home_module, "boot_id", lambda: "another")
     home = opened(tmp_path)
     assert home.rebooted
     home.close()

@@ -1,11 +1,13 @@
-"""Three things that everything under a home does with files: write all, read all, make names durable."""
+"""What everything under a home does with files: write all, read all, make names durable, tell one boot from another."""
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Refusals of a write that lost nothing: there is no room, yet."""
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def write_at(fd: int, data: bytes, offset: int) -> None:
@@ -33,3 +35,10 @@ def sync_directory(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def boot_id() -> str:
+    """Name the operating system's boot; empty where it does not tell."""
+    with suppress(OSError):
+        return _BOOT_ID.read_text(encoding="ascii").strip().replace("-", "")
+    return ""

@@ -23,12 +23,11 @@ from zrep.errors import HomeInUseError, OptionError, StorageError
 from zrep.ids import Incarnation, SiteId
 from zrep.ports import Meta
 from zrep.records import Tip
-from zrep.storage.files import sync_directory
+from zrep.storage.files import boot_id, sync_directory
 from zrep.storage.log import SegmentedLog
 from zrep.storage.meta import DiskMeta
 
 _OURS = {"LOCK", "site.meta", "site.meta.tmp", "site.sock", "state-1", "state-1.tmp"}
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 _open_homes: "weakref.WeakSet[Home]" = weakref.WeakSet()
 
@@ -64,10 +63,10 @@ class Home:
 
     def _start(self) -> None:
         found = self.metafile.load() or self._make()
-        boot_id = _boot_id()
-        self.rebooted = found.boots > 0 and (not boot_id or boot_id != found.boot_id)
+        boot = boot_id()
+        self.rebooted = found.boots > 0 and (not boot or boot != found.boot_id)
         """Whether the operating system (as far as it tells) was started since this home's last start."""
-        self.meta = found._replace(boots=found.boots + 1, boot_id=boot_id)
+        self.meta = found._replace(boots=found.boots + 1, boot_id=boot)
         """As of this start; the machine keeps its own from here on, saved through `metafile`."""
         self.metafile.save(self.meta)
         self.incarnation: Incarnation = self.meta.boots << 32 | int.from_bytes(os.urandom(4), "big")
@@ -180,13 +179,6 @@ class Home:
 
 def _mint() -> SiteId:
     return SiteId(uuid4().hex)
-
-
-def _boot_id() -> str:
-    """Name the operating system's boot; empty where it does not tell."""
-    with suppress(OSError):
-        return _BOOT_ID.read_text(encoding="ascii").strip().replace("-", "")
-    return ""
 
 
 def _after_fork() -> None:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from zrep.storage.store import Store
 
 APPLIED = b"applied"
+_PAGE = 4096
+_PAGES = 8
+"""What a commit of one operation writes, about; each further one adds a page, and its bytes."""
 
 
 class Image:
@@ -30,7 +33,8 @@ class Image:
         self.applied = store.applied
         self.catalogue = store.catalogue
         self._created: list[int] = []
-        self.txn: lmdb.Transaction = store.env.begin(write=True, db=store.main)
+        self._nbytes = _PAGES * _PAGE
+        self.txn: lmdb.Transaction = store.begin_write(store.main)
 
     def replay(self, record: Record) -> None:
         """Perform what the record says and advance to it."""
@@ -51,6 +55,7 @@ class Image:
         else:
             self._note_sessions(record, txns)
         self.applied = Applied(Tip(record.gen, record.lsn, record.chain), history, config)
+        self._nbytes += len(record.raw) + _PAGE * sum(len(txn.ops) for txn in txns)
 
     def _note_sessions(self, record: Record, txns: Sequence[Txn]) -> None:
         for txn in txns:
@@ -99,7 +104,7 @@ class Image:
         except lmdb.Error:
             self.abort()
             raise
-        self.store.became(self.applied, self.catalogue)
+        self.store.became(self.applied, self.catalogue, self._nbytes)
 
     def abort(self) -> None:
         """Forget it: the store stays what it was."""

@@ -5,13 +5,14 @@
     __zrep.main   the user's main database
     __zrep.<n>    slots, see `catalogue`
 
-It can always be thrown away and rebuilt from a snapshot and the log. It is flushed once per commit and
-without LMDB's second flush for the meta page (`metasync=False`): an operating system's crash may undo its
-last commits, never corrupt it, and the log replays them. How transactions change it is `image`'s business.
+It can always be thrown away and rebuilt from a snapshot and the log. No commit flushes it: after a crash
+of the operating system it is what its last checkpoint says (`checkpoint`), and the log replays the rest.
+How transactions change it is `image`'s business.
 """
 
 import errno
 import hashlib
+import logging
 import os
 import shutil
 import struct
@@ -25,10 +26,13 @@ import lmdb
 
 from zrep import codec
 from zrep.errors import DiskFullError, ProtocolError, StorageError, ZrepError
+from zrep.ids import Nanoseconds
 from zrep.options import MIB, Options
 from zrep.ports import Applied
-from zrep.records import Record
+from zrep.records import Record, Tip
+from zrep.storage import checkpoint
 from zrep.storage.catalogue import Catalogue, Slots, flag_bits
+from zrep.storage.checkpoint import Checkpoints, DamagedStoreError
 from zrep.storage.failures import not_found
 from zrep.storage.files import sync_directory
 from zrep.storage.image import APPLIED, Image
@@ -39,6 +43,7 @@ _LENGTH = struct.Struct("<I")
 _LOW_SPACE = 1 * MIB
 _APPLY_BYTES = 16 * MIB
 _T = TypeVar("_T")
+_logger = logging.getLogger("zrep.storage")
 _ENGINE: dict[str, Any] = {"lib_version": 0} if int(lmdb.__version__.split(".")[0]) >= 3 else {}
 """py-lmdb 3 bundles two engines; ours is LMDB 0.9, whatever the environment variables say."""
 
@@ -47,23 +52,35 @@ class Store:
     """The store of one site. All methods but `begin` and `handle` belong to the engine's thread."""
 
     def __init__(self, path: Path, options: Options, *, sync: bool = True) -> None:
-        """Open the store in the directory `path`, creating it there. `sync=False`: never flush."""
+        """Open the store in the directory `path`, creating it there; one that lost what was flushed is empty again.
+
+        `sync=False`: no checkpoints, nothing survives a crash of the operating system.
+        """
         self.path = path
         self._map_limit = options.map_bytes
+        restored = _recover(path)
         if not path.exists():
             try:
                 _create(path, options)
             except (OSError, lmdb.Error) as error:
                 raise StorageError(f"cannot create {path}: {error}; correct that and start again") from error
-        self.env = _open(path, options, sync)
+        self.env = _open(path, options)
         self.env.reader_check()
-        with self.translating(), self.env.begin(write=True) as txn:
+        with self.translating():
+            self.bookkeeping = self.env.open_db(b"__zrep", create=False)  # writes nothing
+            with self.env.begin() as txn:
+                written = txn.get(APPLIED, db=self.bookkeeping)
+        self.applied = self._decode(written) if written is not None else Applied()
+        if restored not in (None, self.applied.tip):
+            raise StorageError(
+                f"{path} does not stand where its checkpoint says: "
+                f"move the home away and let the site join its group with an empty one"
+            )
+        self.checkpoints = Checkpoints(path, self.env, sync=sync)
+        with self.translating(), self.begin_write() as txn:
             self.slots = Slots(self.env, txn)
             self.main = self.slots.main
-            self.bookkeeping = self.env.open_db(b"__zrep", txn=txn)
             self.catalogue = self.slots.load(txn)
-            written = txn.get(APPLIED, db=self.bookkeeping)
-        self.applied = self._decode(written) if written is not None else Applied()
         self.outgrown = False
         """Whether a transaction found the map full; it grows before the next group."""
         self._stocked: Catalogue | None = None
@@ -76,6 +93,7 @@ class Store:
             raise StorageError(f"{self.path} cannot be used: {error}") from None
 
     def close(self) -> None:
+        self.checkpoints.close(self.applied.tip)
         self.env.close()
 
     def apply(self, records: Sequence[Record]) -> None:
@@ -119,9 +137,14 @@ class Store:
             raise
         return image
 
-    def became(self, applied: Applied, catalogue: Catalogue) -> None:
-        """Note what an image's commit has made of the store."""
+    def became(self, applied: Applied, catalogue: Catalogue, nbytes: int) -> None:
+        """Note what an image's commit has made of the store, and about how much it wrote."""
         self.applied, self.catalogue = applied, catalogue
+        self.checkpoints.wrote(nbytes)
+
+    def checkpoint(self, now: Nanoseconds, collect: Callable[[], None]) -> None:
+        """Start a checkpoint if one is due. `collect` has the engine call `checkpoints.collect`, from any thread."""
+        self.checkpoints.tick(now, self.applied.tip, collect)
 
     def refill(self) -> None:
         """Create the spare slots that are missing; no transaction writes at this moment."""
@@ -129,7 +152,7 @@ class Store:
             return
         created: list[int] = []
         try:
-            with self.translating(), self.env.begin(write=True) as txn:
+            with self.translating(), self.begin_write() as txn:
                 created.extend(self.slots.create(txn, flags) for flags in self.slots.missing(self.catalogue))
         except BaseException:
             self.slots.forget(created)
@@ -141,12 +164,18 @@ class Store:
         size = self.env.info()["map_size"]
         if size * 2 > max(self._map_limit, 1 << 46):
             raise StorageError(f"{self.path} has filled the largest map there is, {size} bytes: delete some data")
+        self.checkpoints.unpin()
         self.env.set_mapsize(size * 2)
         self.outgrown = False
 
     def begin(self) -> "lmdb.Transaction":
         """Return a read transaction on the newest permanent prefix that is applied."""
         return self.env.begin(db=self.main)
+
+    def begin_write(self, db: "lmdb._Database | None" = None) -> "lmdb.Transaction":
+        """Begin the write transaction; what the disk can be brought back to is safe from it."""
+        self.checkpoints.ensure(self.applied.tip)
+        return self.env.begin(db=db, write=True)
 
     def nest(self, parent: "lmdb.Transaction", buffers: bool) -> "lmdb.Transaction":
         """Begin a write transaction inside another one, on any thread."""
@@ -188,7 +217,25 @@ class Store:
             raise StorageError(f"writing {self.path} failed: {error}; check the disk, start the site again") from error
 
 
-def _open(path: Path, options: Options, sync: bool) -> lmdb.Environment:
+def _recover(path: Path) -> Tip | None:
+    """Bring the store back to its checkpoint if need be, and say where it must stand then.
+
+    One that cannot be brought back is set aside, for a person to look at, and an empty one takes its place.
+    """
+    try:
+        return checkpoint.recover(path) if path.exists() else None
+    except DamagedStoreError as error:
+        _logger.error("store set aside, the log builds it again reason=%s", error)
+    aside = path.with_name(path.name + ".damaged")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+    except OSError as error:
+        raise StorageError(f"cannot set {path} aside: {error}; remove it and start again") from error
+    return None
+
+
+def _open(path: Path, options: Options) -> lmdb.Environment:
     """Open LMDB with the largest map that the system grants."""
     size = options.map_bytes
     while True:
@@ -198,8 +245,7 @@ def _open(path: Path, options: Options, sync: bool) -> lmdb.Environment:
                 map_size=size,
                 max_dbs=MAX_DBS,
                 max_readers=options.max_readers,
-                metasync=False,
-                sync=sync,
+                sync=False,
                 mode=0o700,
                 **_ENGINE,
             )
@@ -217,7 +263,8 @@ def _create(path: Path, options: Options) -> None:
     if fresh.exists():
         shutil.rmtree(fresh)
     fresh.parent.mkdir(parents=True, exist_ok=True)
-    env = _open(fresh, options, sync=True)
+    checkpoint.forget(path)
+    env = _open(fresh, options)
     with env.begin(write=True) as txn:
         Slots(env, txn)
         env.open_db(b"__zrep", txn=txn)

@@ -1,0 +1,321 @@
+"""Checkpoints: how a store that no commit flushes comes back after a crash of the operating system.
+
+LMDB runs unsynced here: the log is flushed before anything is promised, so the store may lag. But what of
+the data file reaches the disk, and in which order, is then the system's choice, and after its crash the
+file may mix any moments. A checkpoint is a snapshot S that is whole on the disk:
+
+    1  pin S by a read transaction: LMDB reuses no page that S can reach; keep S's meta page
+    2  flush the data file: every page of S is on the disk now
+    3  save the meta page, and which prefix of the log S is, in `checkpoint`, replaced atomically
+    4  release the pin of the checkpoint before: its pages may be written over from now on
+
+At a start after such a crash `recover` writes the meta page back into both of LMDB's meta slots: the file
+then is S, whatever else is in it, and the log replays the rest. A crash of the process alone loses nothing,
+and the store is used as it is; but the pin has died with the process, so each start takes a checkpoint
+before its first write, as does whatever else ends LMDB's read transactions.
+
+    released before it is saved:   … 4, commits write over S's pages, crash   the old file names a ruin
+    meta page read after commits:  slot S & 1 holds S + 2's                   S + 2 was never flushed
+    one meta slot written back:    the other may hold a later one             LMDB believes the later
+
+A clean close takes one more. Which snapshots are worth one, and what is replayed, others decide.
+"""
+
+import logging
+import os
+import threading
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from struct import Struct
+from typing import NamedTuple
+
+import lmdb
+
+from zrep.errors import DiskFullError, StorageError, ZrepError, invariant
+from zrep.ids import Nanoseconds
+from zrep.options import MIB, MILLISECOND
+from zrep.records import Tip
+from zrep.storage.files import DISK_FULL, boot_id, read_at, sync_directory, write_at
+
+FORMAT = 1
+INTERVAL_MS = 5000
+"""How long something new waits for its checkpoint."""
+BYTES = 64 * MIB
+"""How much may be written until the next one. Pages freed since the last are not reused: the file grows by these."""
+
+_MAGIC = b"ZREPCKPT"
+_HEADER = Struct("<8sIII")
+_FACTS = Struct("<32sQQQI")
+_LIMIT = 1 << 20
+_TXNID = Struct("=Q")
+_TXNID_AT = 144
+"""Where LMDB 0.9 has the transaction's number in a meta page: after the page's header and the rest of MDB_meta."""
+
+_logger = logging.getLogger("zrep.storage")
+
+
+class DamagedStoreError(StorageError):
+    """The store lost what was durable: nothing in it can be believed, the log has to build it again."""
+
+
+class Snapshot(NamedTuple):
+    """What brings a snapshot back whose pages are on the disk."""
+
+    boot: str
+    """The operating system's boot whose crash alone can undo what was written since; empty: do not wait for it."""
+    nbytes: int
+    """How long the data file was, at least."""
+    tip: Tip
+    """The record that the store stood at."""
+    page: bytes
+    """LMDB's meta page."""
+
+
+class _Pin(NamedTuple):
+    txn: "lmdb.Transaction"
+    snapshot: Snapshot
+
+
+class Checkpoints:
+    """The checkpoints of one open store. The engine's thread calls; one at a time is made on a thread of its own."""
+
+    def __init__(self, store: Path, env: lmdb.Environment, *, sync: bool = True) -> None:
+        self.tip = Tip()
+        """Up to where the log is not needed to bring the store back; records above it must stay."""
+        self._env = env
+        self._sync = sync
+        self._path = path_of(store)
+        self._boot = boot_id()
+        self._fd = os.open(store / "data.mdb", os.O_RDWR | os.O_CLOEXEC)
+        self._pinned: _Pin | None = None
+        """What the file `checkpoint` holds."""
+        self._pending: _Pin | None = None
+        self._helper: threading.Thread | None = None
+        self._refusal: ZrepError | None = None
+        """Why the pending one could not be made durable."""
+        self._failure: StorageError | None = None
+        self._due_at: Nanoseconds | None = None
+        self._nbytes = 0
+
+    @property
+    def deadline(self) -> Nanoseconds | None:
+        """When `tick` has something to do."""
+        return self._due_at
+
+    def wrote(self, nbytes: int) -> None:
+        """Note that a commit wrote about so many bytes."""
+        self._nbytes += nbytes
+
+    def ensure(self, tip: Tip) -> None:
+        """Call before every write transaction: what the disk would be restored to is pinned, or taken anew."""
+        if self._pinned is None:
+            self.take(tip)
+
+    def tick(self, now: Nanoseconds, tip: Tip, collect: Callable[[], None]) -> None:
+        """Start a checkpoint if it is time for one; the helper calls `collect` when it is done with it.
+
+        `tip` is what the newest snapshot stands at. `collect` asks the engine's thread to call `collect`.
+        """
+        if self._helper is not None or tip == self.tip:
+            return
+        if self._due_at is None:
+            self._due_at = now + INTERVAL_MS * MILLISECOND
+        if now >= self._due_at or self._nbytes >= BYTES:
+            pin = self._pending = self.pin(tip)
+            self._helper = threading.Thread(
+                target=self._help, args=(pin.snapshot, collect), name="zrep-checkpoint", daemon=True
+            )
+            self._helper.start()
+
+    def collect(self) -> None:
+        """Take in what the helper has done; waits for it. Raises StorageError, which stops the site."""
+        if self._helper is None:
+            return
+        self._helper.join()
+        self._helper = None
+        pin, self._pending = self._pending, None
+        assert pin is not None
+        if self._refusal is None:
+            self.complete(pin)
+            return
+        refusal, self._refusal = self._refusal, None
+        pin.txn.abort()
+        if not isinstance(refusal, DiskFullError):
+            raise refusal
+        _logger.warning("no checkpoint yet reason=%s", refusal)
+
+    def take(self, tip: Tip) -> None:
+        """Make a checkpoint here and now. Raises DiskFullError, and StorageError for what stops the site."""
+        self.collect()
+        pin = self.pin(tip)
+        try:
+            self.secure(pin.snapshot)
+        except ZrepError:
+            pin.txn.abort()
+            raise
+        self.complete(pin)
+
+    def unpin(self) -> None:
+        """Let go of all snapshots: what comes next ends read transactions. `ensure` takes one before any write."""
+        self.collect()
+        if self._pinned is not None:
+            self._pinned.txn.abort()
+            self._pinned = None
+
+    def close(self, tip: Tip) -> None:
+        """Take the last one, if it differs from the one before. Idempotent."""
+        if self._fd < 0:
+            return
+        try:
+            self.collect()
+            if tip != self.tip:
+                self.take(tip)
+        except (ZrepError, lmdb.Error) as error:
+            _logger.warning("closed without a checkpoint path=%s reason=%s", self._path, error)
+        if self._pinned is not None:
+            self._pinned.txn.abort()
+            self._pinned = None
+        os.close(self._fd)
+        self._fd = -1
+
+    # The steps of one.
+
+    def pin(self, tip: Tip) -> _Pin:
+        """Hold the newest snapshot, and read its meta page while no later commit can have written over it."""
+        self._due_at, self._nbytes = None, 0
+        txn = self._env.begin()
+        try:
+            size = self._env.stat()["psize"]
+            page = read_at(self._fd, size, (txn.id() & 1) * size)
+            (found,) = _TXNID.unpack_from(page, _TXNID_AT)
+            invariant(found == txn.id(), "a meta page is of its snapshot", found=found, snapshot=txn.id())
+            return _Pin(txn, Snapshot(self._boot, os.fstat(self._fd).st_size, tip, page))
+        except BaseException:
+            txn.abort()
+            raise
+
+    def secure(self, snapshot: Snapshot) -> None:
+        """Make a pinned snapshot durable; on any thread.
+
+        Raises DiskFullError when there is no room for the file: the checkpoint before stands. Any other failure
+        is final, as what it covered may never reach the disk: the next start goes back to the one before.
+        """
+        if not self._sync:
+            return
+        if self._failure is not None:
+            raise self._failure
+        try:
+            os.fdatasync(self._fd)
+            save(self._path, snapshot)
+        except OSError as error:
+            self._failure = StorageError(f"cannot flush the store of {self._path}: {error}; the site must stop")
+            with suppress(OSError, ZrepError):
+                if (last := load(self._path)) is not None:
+                    save(self._path, last._replace(boot=""))
+            raise self._failure from error
+
+    def complete(self, pin: _Pin) -> None:
+        """Let go of the snapshot before: the disk does not need it any more."""
+        if self._pinned is not None:
+            self._pinned.txn.abort()
+        self._pinned = pin
+        self.tip = pin.snapshot.tip
+
+    def _help(self, snapshot: Snapshot, collect: Callable[[], None]) -> None:
+        try:
+            self.secure(snapshot)
+        except ZrepError as error:
+            self._refusal = error
+        with suppress(ZrepError):  # the engine has stopped: `close` collects
+            collect()
+
+
+def path_of(store: Path) -> Path:
+    """Return where the checkpoint of the store at `store` is."""
+    return store.with_name("checkpoint")
+
+
+def recover(store: Path) -> Tip | None:
+    """Undo what a crash of the operating system may have made of the store; call before LMDB opens it.
+
+    Return the record that the store must stand at now, None where nothing can have been lost: it is of this
+    boot, or was never written since it was created. Raises DamagedStoreError when it cannot be brought back.
+    """
+    path = path_of(store)
+    try:
+        snapshot = load(path)
+        if snapshot is None or (snapshot.boot and snapshot.boot == boot_id()):
+            return None
+        restore(store, snapshot)
+    except OSError as error:
+        raise StorageError(f"cannot bring {store} back to its checkpoint: {error}; correct that first") from error
+    return snapshot.tip
+
+
+def restore(store: Path, snapshot: Snapshot) -> None:
+    """Make the store exactly the snapshot, durably."""
+    fd = os.open(store / "data.mdb", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        nbytes = os.fstat(fd).st_size
+        if nbytes < snapshot.nbytes:
+            raise DamagedStoreError(f"{store} has {nbytes} bytes of the {snapshot.nbytes} that were flushed")
+        for slot in (0, 1):
+            write_at(fd, snapshot.page, slot * len(snapshot.page))
+        os.fdatasync(fd)
+    finally:
+        os.close(fd)
+    with suppress(FileNotFoundError):
+        os.unlink(store / "lock.mdb")  # readers of another boot
+
+
+def forget(store: Path) -> None:
+    """Remove, durably, the checkpoint of a store that is no more: it must never meet another one."""
+    path = path_of(store)
+    if path.exists():
+        path.unlink()
+        sync_directory(path.parent)
+
+
+def load(path: Path) -> Snapshot | None:
+    """Read a checkpoint; None if there is none. Raises StorageError for another format, DamagedStoreError."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(_LIMIT)
+    except FileNotFoundError:
+        return None
+    if len(data) >= _HEADER.size + _FACTS.size:
+        magic, version, length, crc = _HEADER.unpack_from(data)
+        payload = data[_HEADER.size :]
+        if magic == _MAGIC and version != FORMAT:
+            raise StorageError(
+                f"{path} has format {version} and this zrep reads format {FORMAT}: "
+                "open the home with the zrep that wrote it, or a newer one"
+            )
+        if magic == _MAGIC and length == len(payload) and crc == zlib.crc32(payload, version):
+            boot, nbytes, *tip = _FACTS.unpack_from(payload)
+            return Snapshot(boot.rstrip(b"\0").decode("ascii", "replace"), nbytes, Tip(*tip), payload[_FACTS.size :])
+    raise DamagedStoreError(f"{path} is damaged, and what the store was cannot be told")
+
+
+def save(path: Path, snapshot: Snapshot) -> None:
+    """Replace the checkpoint. Raises DiskFullError when nothing changed for lack of space, OSError else."""
+    payload = _FACTS.pack(snapshot.boot.encode("ascii"), snapshot.nbytes, *snapshot.tip) + snapshot.page
+    data = _HEADER.pack(_MAGIC, FORMAT, len(payload), zlib.crc32(payload, FORMAT)) + payload
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            write_at(fd, data, 0)
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        with suppress(OSError):
+            os.unlink(temporary)
+        if error.errno in DISK_FULL:
+            raise DiskFullError(f"no space to save {path}: free some, nothing was lost") from error
+        raise
+    os.rename(temporary, path)
+    sync_directory(path.parent)
