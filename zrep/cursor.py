@@ -13,6 +13,7 @@ import lmdb
 from zrep.records import Op
 from zrep.storage.catalogue import DUPSORT, flag_bits
 from zrep.storage.child import as_bytes
+from zrep.storage.failures import lmdb_error
 
 if TYPE_CHECKING:
     from zrep.transaction import Transaction
@@ -227,8 +228,10 @@ class Cursor(metaclass=ABCMeta):  # noqa: B024 - so that lmdb's own cursors are 
             try:
                 added += self.put(*item, dupdata, overwrite, append)
             except lmdb.Error as error:
-                error.args = (f"mdb_cursor_put() element #{consumed}: {error}",)
-                raise
+                if getattr(error, "what", "") != "mdb_put":
+                    raise
+                what = f"mdb_cursor_put() element #{consumed}"
+                raise lmdb_error(type(error), what, error.code, error.reason) from None
             consumed += 1
         return consumed, added
 
@@ -240,6 +243,9 @@ class Cursor(metaclass=ABCMeta):  # noqa: B024 - so that lmdb's own cursors are 
             if current is None:
                 return False
             key, value = as_bytes(current[0]), as_bytes(current[1])
+            if not key:  # it stood on what another cursor has deleted
+                reason = "No matching key/data pair found"
+                raise lmdb_error(lmdb.NotFoundError, "mdb_cursor_del: MDB_NOTFOUND", -30798, reason)
             deleted = cursor.delete(dupdata)
             if deleted:
                 self._note_deleted(key, None if dupdata else value)
