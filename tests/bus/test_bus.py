@@ -95,6 +95,20 @@ def test_a_restarted_site_is_found_at_another_address(tcp: Net) -> None:
     tcp.until(lambda: tcp.got(A, Connected)[-1].hello.endpoints == b.endpoints)
 
 
+def test_a_broken_subscription_is_noticed_by_both_and_mended(tcp: Net) -> None:
+    """A sees it at once; B is told, asks again for a while, and then connects anew."""
+    a, b = tcp.bus(A), tcp.bus(B)
+    tcp.members()
+    tcp.until_connected()
+    b._subscriber.disconnect(A)
+    tcp.until(lambda: Disconnected(B, "its subscription ended") in tcp.seen[A])
+    tcp.until(lambda: Disconnected(A, "it does not hear us any more") in tcp.seen[B])
+    tcp.until_connected()
+    broadcast = message(a, A, None)
+    assert a.send(broadcast)
+    tcp.until(lambda: broadcast in tcp.got(B, Message))
+
+
 def test_messages_of_an_older_run_are_dropped(tcp: Net) -> None:
     a, b = tcp.bus(A, run=3), tcp.bus(B)
     tcp.members()

@@ -37,6 +37,8 @@ PROBE = 1000 * MILLISECOND
 """A connected site that said nothing for so long is asked for a HELLO."""
 SILENCE = 4 * PROBE
 """After so long it is not connected any more: what a stopped process or a cut cable look like."""
+DOUBT = 200 * MILLISECOND
+"""So long may a connected site say that it does not hear us, before it is not connected."""
 STRANGERS = 8
 """Most sites that we dial back although nobody told us to."""
 STRANGER_TIME = 30_000 * MILLISECOND
@@ -177,14 +179,24 @@ class Acquaintance:
         if publish and peer.publish.endpoints != publish:
             peer.publish = self._at(publish)
             self._hear(peer)
-        if peer.connected and not hello.sees_you and not peer.doubted:
-            peer.doubted = True  # likely it saw only our replaced SUB go: what does it see now?
-            self.greet(peer, Flag.REREQUEST)
+        if peer.connected and not hello.sees_you:
+            self._doubt(peer)
             return
-        peer.hello, peer.doubted = hello, False
+        peer.hello, peer.doubted_at = hello, None
         if message.flags & Flag.REREQUEST:
             self.greet(peer)
         self._settle(peer)
+
+    def _doubt(self, peer: Peer) -> None:
+        """A connected site says that it does not hear us: most likely it saw our replaced SUB go, and not yet the new.
+
+        It is asked again, and lost when it says so for long.
+        """
+        if peer.doubted_at is None:
+            peer.doubted_at = self.now
+            peer.hurry(self.now)
+        elif self.now - peer.doubted_at >= DOUBT:
+            self._lose(peer, "it does not hear us any more")
 
     def _hear(self, peer: Peer) -> None:
         """Connect our SUB to a site, or connect it anew, at the next address of its XPUB."""
@@ -204,7 +216,7 @@ class Acquaintance:
         endpoints = _usable(hello.endpoints)
         if seed is not None:
             endpoints = (seed.endpoint, *endpoints)
-        elif sum(not (peer.listed or peer.seeded) for peer in self._peers.values()) >= STRANGERS:
+        elif sum(peer.is_stranger for peer in self._peers.values()) >= STRANGERS:
             return None
         return self._add(site, endpoints)
 
@@ -245,10 +257,8 @@ class Acquaintance:
     def _settle(self, peer: Peer) -> None:
         """Decide whether a site is connected, from what both sides said and saw."""
         both = peer.hello.sees_you and self._publisher.hears_us(peer.site, peer.incarnation)
-        if peer.connected and not both:
-            self._lose(peer, "it does not hear us any more")
-        elif not peer.connected and both and peer.greeted:
-            peer.connected, peer.failing = True, False
+        if both and peer.greeted and not peer.connected:
+            peer.connected, peer.failing, peer.doubted_at = True, False, None
             peer.due = self.now + PROBE
             self._tell(Connected(peer.site, peer.hello))
 
@@ -276,32 +286,38 @@ class Acquaintance:
         return min((dial.due for dial in (*self._peers.values(), *self._seeds)), default=None)
 
     def _attend(self, dial: Dial) -> None:
-        now = self.now
-        if isinstance(dial, Peer):
-            if dial.connected and now - dial.heard_at < SILENCE:
-                if now - dial.heard_at >= PROBE:
-                    self.greet(dial, Flag.REREQUEST)
-                dial.due = max(dial.heard_at, now) + PROBE
-                return
-            if dial.connected:
-                self._lose(dial, f"it was silent for {SILENCE // MILLISECOND} ms")
-                self._open(dial)
-            elif not (dial.listed or dial.seeded) and now - dial.since >= STRANGER_TIME:
-                self._drop(dial, "")
-                return
-        elif isinstance(dial, Seed) and dial.site is not None:
-            peer = self._peers.get(dial.site)
-            if peer is not None and peer.connected:
-                dial.due = now + RENEW
-                return
-        if now >= dial.renew_at or dial.link is None:
+        if isinstance(dial, Peer) and dial.connected:
+            self._watch_over(dial)
+        elif isinstance(dial, Peer) and dial.is_stranger and self.now - dial.since >= STRANGER_TIME:
+            self._drop(dial, "nobody told us of it")
+        elif isinstance(dial, Seed) and dial.site in self.connected():
+            dial.due = self.now + RENEW
+        else:
+            self._call(dial)
+
+    def _watch_over(self, peer: Peer) -> None:
+        """See that a connected site still answers."""
+        silent = self.now - peer.heard_at
+        if silent >= SILENCE:
+            self._lose(peer, f"it was silent for {SILENCE // MILLISECOND} ms")
+            self._open(peer)
+        elif peer.doubted_at is not None:
+            self.greet(peer, Flag.REREQUEST)
+            peer.back_off(self.now)
+        else:
+            if silent >= PROBE:
+                self.greet(peer, Flag.REREQUEST)
+            peer.due = max(peer.heard_at, self.now) + PROBE
+
+    def _call(self, dial: Dial) -> None:
+        """Say HELLO to somebody who is not connected, if need be by a new connection to another address."""
+        renewed = self.now >= dial.renew_at or dial.link is None
+        if renewed:
             self._open(dial)
-            if isinstance(dial, Peer):
-                self._hear(dial)
-        elif isinstance(dial, Peer) and not self._subscriber.hears(dial.site):
+        if isinstance(dial, Peer) and (renewed or not self._subscriber.hears(dial.site)):
             self._hear(dial)
         self.greet(dial, Flag.REREQUEST)
-        dial.back_off(now)
+        dial.back_off(self.now)
 
     def _open(self, dial: Dial) -> None:
         """Connect, or connect anew, to the next address."""

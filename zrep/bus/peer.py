@@ -170,6 +170,11 @@ class Peer(Dial):
         self.reported = False
         """That an older run still spoke when it should be dead was told."""
         self.connected = False
-        self.doubted = False
-        """Connected, it said that it does not hear us, and is asked again."""
+        self.doubted_at: Nanoseconds | None = None
+        """Since when, connected, it says that it does not hear us."""
         self.heard_at: Nanoseconds = 0
+
+    @property
+    def is_stranger(self) -> bool:
+        """Whether only its own HELLO told us of it."""
+        return not (self.listed or self.seeded)
