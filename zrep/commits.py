@@ -50,7 +50,8 @@ class Ticket:
         return self._result
 
     def resolve(self, result: CommitResult) -> None:
-        self._finish(result, self.verdict)
+        """Tell the result; or the verdict instead, now that what it rests on is permanent."""
+        self._finish(None if self.verdict is not None else result, self.verdict)
 
     def reject(self, error: Exception) -> None:
         self._finish(None, error)
