@@ -10,7 +10,7 @@ from typing import NoReturn, cast
 
 import typer
 
-from . import access, cluster, demo, node, quote, status
+from . import access, bench, cluster, demo, node, quote, status
 
 FAILED, USAGE, NO_MASTER, REFUSED, STORAGE, INTERRUPTED = 1, 2, 3, 4, 5, 130
 
@@ -32,6 +32,7 @@ app.command("put")(access.put)
 app.command("delete")(access.delete)
 app.command("scan")(access.scan)
 app.command("status")(status.status)
+app.add_typer(bench.app, name="bench")
 
 
 def main() -> NoReturn:

@@ -1,0 +1,192 @@
+"""The workloads of `zrep bench`: what one operation of each does.
+
+They run on an environment inside a site's process, as an embedding program's would, or on remote clients.
+How operations are repeated and timed is `bench_samples`'.
+"""
+
+import random
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from itertools import count
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .bench_samples import Operation, Submission, Timing, closed_loop, pipeline
+
+if TYPE_CHECKING:
+    from zrep.client import Client
+    from zrep.environment import Environment
+
+KEY_BYTES = 16
+HOT_KEYS = 20_000
+"""What the read workloads read."""
+READS = 0.9
+"""Share of reads in the mixed workload."""
+
+
+class Workload(NamedTuple):
+    """One thing to measure."""
+
+    name: str
+    kind: str
+    """Which of `OPERATIONS` it repeats, or "submit", or "remote"."""
+    about: str
+    threads: int = 1
+    puts: int = 1
+    """Puts or gets of one operation."""
+    outstanding: int = 0
+    order: str = "sequential"
+    """Of the keys: "sequential" or "random"."""
+    value_bytes: int = 100
+
+
+def catalogue(threads: Sequence[int], value_bytes: int = 100) -> list[Workload]:
+    """Return the workloads that measure throughput, in the order of the report."""
+    listed = [
+        Workload("sequential", "put", "one put a transaction, one thread"),
+        *(Workload(f"threads-{n}", "put", f"one put a transaction, {n} threads", threads=n) for n in threads),
+        Workload("batched", "put", "100 puts a transaction, one thread", puts=100),
+        Workload("pipelined", "submit", "one put a batch, 1000 outstanding", outstanding=1000),
+        Workload("pipelined-random", "submit", "one put a batch, 1000 outstanding, random keys", 1, 1, 1000, "random"),
+        Workload("mixed", "mixed", "nine reads to a write, 16 threads", threads=16),
+        Workload("reads", "read", "gets in one transaction, 100 an operation", puts=100),
+        Workload("reads-fresh", "read-fresh", "gets with a transaction each, 100 an operation", puts=100),
+        Workload("remote", "remote", "one put a request, one remote client"),
+        Workload("remote-16", "remote", "one put a request, 16 remote clients", threads=16),
+    ]
+    return [workload._replace(value_bytes=value_bytes) for workload in listed]
+
+
+def run(env: "Environment", workload: Workload, seconds: float) -> Timing:
+    """Run a workload inside a site's process."""
+    value = random.Random(0).randbytes(workload.value_bytes)
+    if workload.kind == "submit":
+        return pipeline(_submission(env, workload, value), workload.outstanding, seconds)
+    if workload.kind != "put":
+        _heat(env, value)
+    make = OPERATIONS[workload.kind]
+    operations = [make(env, workload, keys(workload.order, number), value) for number in range(workload.threads)]
+    return closed_loop(operations, seconds)
+
+
+def fill(env: "Environment", workload: Workload, batches: int) -> None:
+    """Write so many batches of a workload and wait until they are permanent."""
+    submit = _submission(env, workload, random.Random(0).randbytes(workload.value_bytes))
+    pending: deque[Future[Any]] = deque()
+    for _ in range(batches):
+        pending.append(submit())
+        if len(pending) >= workload.outstanding:
+            pending.popleft().result()
+    for future in pending:
+        future.result()
+
+
+def run_remote(clients: "Sequence[Client]", workload: Workload, seconds: float) -> Timing:
+    """Run a remote workload, each client on a thread of its own."""
+    value = random.Random(0).randbytes(workload.value_bytes)
+
+    def operation(client: "Client", keys: Iterator[bytes]) -> Operation:
+        return lambda: client.put(next(keys), value)
+
+    return closed_loop([operation(client, keys("sequential", n)) for n, client in enumerate(clients)], seconds)
+
+
+def keys(order: str, stream: int) -> Iterator[bytes]:
+    """Return endless keys; those of different streams differ, and those of one run and the next are the same."""
+    if order == "sequential":
+        first = stream << 64
+        return (number.to_bytes(KEY_BYTES, "big") for number in count(first))
+    rng = random.Random(stream)
+    return (rng.randbytes(KEY_BYTES) for _ in count())
+
+
+def _submission(env: "Environment", workload: Workload, value: bytes) -> Submission:
+    from zrep import Batch
+
+    stream = keys(workload.order, 0)
+    puts = range(workload.puts)
+
+    def submit() -> "Future[Any]":
+        batch = Batch()
+        for _ in puts:
+            batch.put(next(stream), value)
+        return env.submit(batch)
+
+    return submit
+
+
+def _put(env: "Environment", workload: Workload, keys: Iterator[bytes], value: bytes) -> Operation:
+    puts = range(workload.puts)
+
+    def operation() -> None:
+        with env.begin(write=True) as txn:
+            for _ in puts:
+                txn.put(next(keys), value)
+
+    return operation
+
+
+def _read(env: "Environment", workload: Workload, keys: Iterator[bytes], value: bytes) -> Operation:
+    txn = env.begin()
+    chosen = _hot(workload.puts)
+
+    def operation() -> None:
+        get = txn.get
+        for key in next(chosen):
+            get(key)
+
+    return operation
+
+
+def _read_fresh(env: "Environment", workload: Workload, keys: Iterator[bytes], value: bytes) -> Operation:
+    chosen = _hot(workload.puts)
+
+    def operation() -> None:
+        begin = env.begin
+        for key in next(chosen):
+            with begin() as txn:
+                txn.get(key)
+
+    return operation
+
+
+def _mixed(env: "Environment", workload: Workload, keys: Iterator[bytes], value: bytes) -> Operation:
+    rng = random.Random(1)
+    chosen = _hot(1)
+
+    def operation() -> None:
+        (key,) = next(chosen)
+        if rng.random() < READS:
+            with env.begin() as txn:
+                txn.get(key)
+        else:
+            with env.begin(write=True) as txn:
+                txn.put(key, value)
+
+    return operation
+
+
+def _hot(length: int) -> Iterator[list[bytes]]:
+    """Return endless lists of so many hot keys, at random; drawn beforehand: a draw costs more than a get."""
+    rng = random.Random(2)
+    drawn = [[_hot_key(rng.randrange(HOT_KEYS)) for _ in range(length)] for _ in range(HOT_KEYS // length)]
+    return (drawn[number % len(drawn)] for number in count())
+
+
+def _hot_key(number: int) -> bytes:
+    return b"hot" + number.to_bytes(KEY_BYTES - 3, "big")
+
+
+def _heat(env: "Environment", value: bytes) -> None:
+    """Write the hot keys."""
+    with env.begin(write=True) as txn:
+        for number in range(HOT_KEYS):
+            txn.put(_hot_key(number), value)
+
+
+OPERATIONS: dict[str, Callable[["Environment", Workload, Iterator[bytes], bytes], Operation]] = {
+    "put": _put,
+    "mixed": _mixed,
+    "read": _read,
+    "read-fresh": _read_fresh,
+}

@@ -1,0 +1,118 @@
+"""`python -m zrep_cli.bench_site HOME`: a site of a measured group, and the program that embeds it.
+
+It reads one order a line (JSON) and answers each with a line, {"result": …} or {"error": sentence}. It
+ends, cleanly, when its input does: whoever measures cannot leave it behind. HOME is named for `ps` only.
+"""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .bench_loads import Workload, fill, run
+from .bench_samples import summary
+
+if TYPE_CHECKING:
+    from zrep.site import Site
+
+APPLY_POLL_S = 0.001
+
+
+class Embedded:
+    """The site of this process, and the orders that it obeys."""
+
+    def __init__(self) -> None:
+        self._site: Site | None = None
+        self._began = 0
+
+    def obey(self, order: dict[str, Any]) -> Any:
+        """Do what `order["do"]` names and return what is answered."""
+        orders: dict[str, Callable[..., Any]] = {
+            "start": self.start,
+            "status": self.status,
+            "load": self.load,
+            "fill": self.fill,
+            "applied": self.applied,
+            "usage": self.usage,
+        }
+        return orders[order.pop("do")](**order)
+
+    def start(self, home: str, bind: str, create: bool, join: list[str], options: dict[str, Any]) -> dict[str, Any]:
+        """Start the site; the clock of `applied` runs from here."""
+        from zrep import Site
+        from zrep.options import Options
+
+        self._began = time.perf_counter_ns()
+        self._site = Site(home, bind, create=create, join=join, options=Options.from_mapping(options, "--set"))
+        self._site.start()
+        return {"address": self._site.address}
+
+    def status(self) -> dict[str, Any]:
+        """Return the site's status."""
+        return self._running.stat()
+
+    def load(self, workload: list[Any], seconds: float) -> dict[str, Any]:
+        """Run a workload here."""
+        chosen = Workload(*workload)
+        return summary(run(self._running.env, chosen, seconds), chosen.puts)
+
+    def fill(self, workload: list[Any], batches: int) -> None:
+        """Write so many batches of a workload, untimed."""
+        fill(self._running.env, Workload(*workload), batches)
+
+    def applied(self, lsn: int, timeout_s: float) -> dict[str, Any]:
+        """Wait until everything up to `lsn` is applied here; tell the nanoseconds since the site started."""
+        deadline = time.monotonic() + timeout_s
+        while self._running.stat()["applied"] < lsn:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"record {lsn} was not applied within {timeout_s:g} s")
+            time.sleep(APPLY_POLL_S)
+        return {"taken_ns": time.perf_counter_ns() - self._began}
+
+    def usage(self) -> dict[str, Any]:
+        """Return what this process has used so far."""
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        return {"cpu_s": used.ru_utime + used.ru_stime, "rss_kb": _resident_kb(), "at": time.monotonic()}
+
+    def stop(self) -> None:
+        """Stop the site, if it was started."""
+        if self._site is not None:
+            self._site.stop()
+
+    @property
+    def _running(self) -> "Site":
+        if self._site is None:
+            raise ValueError("the site has not been told to start")
+        return self._site
+
+
+def _resident_kb() -> int:
+    """Return what this process has in memory now; its most so far where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return pages * resource.getpagesize() // 1024
+
+
+def main() -> None:
+    """Obey until the input ends."""
+    embedded = Embedded()
+    try:
+        for line in sys.stdin:
+            try:
+                answer = {"result": embedded.obey(json.loads(line))}
+            except Exception as error:
+                answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+            print(json.dumps(answer), flush=True)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        embedded.stop()
+
+
+if __name__ == "__main__":
+    main()
