@@ -13,7 +13,7 @@ from zrep import codec
 from zrep.events import Diverged, Event, JoinFailure, SiteWentBack
 from zrep.ids import Egen, Gen, Incarnation, Lsn, Position, SiteId, majority
 from zrep.messages import Flag, Message, Type
-from zrep.records import Config, Kind, Record
+from zrep.records import Config, Kind, Record, follows
 from zrep.replica.replica import Replica, Role
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Checkers:
         self.hosts.append(host)
         self._seen[host.site] = Seen()
         for record in host.disk.log.read(1, host.disk.log.tip.lsn, 1 << 30):
-            self.appended(host, record)
+            self._entered(host, record)
         self.flushed(host)
 
     def voters(self, site: SiteId) -> tuple[SiteId, ...]:
@@ -188,7 +188,12 @@ class Checkers:
     # The log and the disk.
 
     def appended(self, host: "Host", record: Record) -> None:
-        """I5, I13, as a record enters a log; one of a gen that is not promised yet may vanish without trace."""
+        """R14, I5, I13, as a record enters a log; one of a gen that is not promised yet may vanish untold."""
+        if not follows(host.disk.log.tip, record):
+            violated("R14: a record follows the one before it", site=host.site, position=record.position)
+        self._entered(host, record)
+
+    def _entered(self, host: "Host", record: Record) -> None:
         promised = record.gen <= host.disk.saved.promise
         if promised and self._chains.setdefault(record.position, record.chain) != record.chain:
             violated("I5: equal (gen, lsn) means equal chain", site=host.site, position=record.position)

@@ -15,7 +15,7 @@ from zrep.records import Record
 
 
 class Watcher(Protocol):
-    """Who wants to know what a site does to its log, as it does it."""
+    """Who wants to know what a site is about to do to its log."""
 
     def appended(self, record: Record) -> None: ...
 
@@ -23,7 +23,7 @@ class Watcher(Protocol):
 
 
 class WatchedLog(MemoryLog):
-    """A MemoryLog that reports every append and cut."""
+    """A MemoryLog that reports every append and cut before it is done."""
 
     __slots__ = ("_watcher",)
 
@@ -32,8 +32,8 @@ class WatchedLog(MemoryLog):
         self._watcher = watcher
 
     def append(self, record: Record) -> None:
-        super().append(record)
         self._watcher.appended(record)
+        super().append(record)
 
     def cut(self, lsn: Lsn) -> None:
         self._watcher.cutting(lsn)

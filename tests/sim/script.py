@@ -74,11 +74,14 @@ class StagedNetwork(Network):
                 self.ends.at(self.ends.now + TRAVEL, self._flow, flight)
 
     def _flow(self, flight: Flight) -> None:
-        if self.flowing and flight in self.flights and not self.is_cut(flight):
+        if self.flowing and flight in self.flights and not self.is_stuck(flight):
             self.land(flight)
 
-    def is_cut(self, flight: Flight) -> bool:
-        return (flight.channel.src, flight.channel.dst) in flight.channel.link.cut
+    def is_stuck(self, flight: Flight) -> bool:
+        """Whether a message cannot arrive by itself: its way is cut, or its connection is gone."""
+        channel = flight.channel
+        link = channel.link
+        return (channel.src, channel.dst) in link.cut or not link.up or flight.epoch != link.epoch
 
     def land(self, flight: Flight) -> None:
         """Deliver a message in flight; to nobody if its connection is gone."""
@@ -201,7 +204,7 @@ class Script:
 
     def _deliver(self, *words: str) -> None:
         network = self.stage.network
-        while chosen := [flight for flight in self._chosen(words) if not network.is_cut(flight)]:
+        while chosen := [flight for flight in self._chosen(words) if not network.is_stuck(flight)]:
             for flight in chosen:
                 network.land(flight)
                 self.stage.settle()
