@@ -149,9 +149,10 @@ class Client:
                 again=_UNDECIDED,
                 to_master=True,
             )
-            if reply.code == Status.OK:
+            result = _commit_result(reply)
+            if result.token is not None:  # a batch that wrote nothing leaves no trace in its session
                 self._session, self._seq = session, seq
-            return _commit_result(reply)
+            return result
 
     def scan(
         self, prefix: bytes = b"", db: bytes | None = None, *, timeout_ms: int | None = None

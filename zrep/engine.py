@@ -494,7 +494,7 @@ class Engine:
         self.writers.leave_at_once()
 
     def _run_write(self, group: Group, write: Write) -> None:
-        ticket, name = write.ticket, (write.session, write.seq)
+        ticket, name, merged = write.ticket, (write.session, write.seq), group.merged
         try:
             if name in self._refused:
                 raise self._refused[name]
@@ -511,7 +511,7 @@ class Engine:
         elif answer.position is not None:
             self._commits.sealed(answer.position, [ticket], self._applied, self.replica.state.now)
         else:
-            ticket.wrote = bool(write.batch)
+            ticket.wrote = answer.verdict is Verdict.DONE or group.merged > merged
             self._gathering.append(ticket)
 
     def _remember_refusal(self, name: tuple[str, int], error: Exception) -> None:

@@ -161,8 +161,9 @@ class Forwarding:
             return
         del self._pending[name]
         if result is not None:
-            entry.session.seq += 1
-            self._idle.append(entry.session)
+            if result.token is not None:  # a batch that wrote nothing leaves no trace in its session
+                entry.session.seq += 1
+                self._idle.append(entry.session)
             entry.ticket.resolve(result)
         elif error is not None:
             entry.ticket.reject(error)

@@ -157,6 +157,25 @@ def test_a_request_that_was_refused_is_refused_again(env: zrep.Environment) -> N
     assert env.get(b"lock") == b"free"
 
 
+def test_every_kind_of_caller_hears_of_a_conflict(tmp_path: Path) -> None:
+    batch = Batch().expect(b"a", b"1").put(b"a", b"2")
+    with zrep.Site(tmp_path / "home", bind="tcp://127.0.0.1:0", create=True) as site:
+        with zrep.connect(site.address) as client:
+            for write in (client.write, site.env.write, lambda batch: site.env.submit(batch).result(DEADLINE_S)):
+                with pytest.raises(ConflictError):
+                    write(batch)
+        assert site.env.get(b"a") is None
+
+
+def test_a_batch_that_wrote_nothing_does_not_use_up_its_number(tmp_path: Path) -> None:
+    with zrep.Site(tmp_path / "home", bind="tcp://127.0.0.1:0", create=True) as site:
+        with zrep.connect(site.address) as client:
+            for number in range(3):
+                client.write(Batch().expect(b"b", None))
+                client.put(b"a", b"%d" % number)
+        assert site.env.get(b"a") == b"2"
+
+
 def test_an_engine_that_failed_says_so(env: zrep.Environment) -> None:
     def fail() -> None:
         raise AssertionError("planted")

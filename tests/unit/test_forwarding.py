@@ -79,6 +79,14 @@ def test_a_session_goes_on_after_a_success_only() -> None:
     assert [type(error) for _, error in bench.answers] == [type(None), ConflictError]
 
 
+def test_a_session_does_not_go_on_after_a_batch_that_wrote_nothing() -> None:
+    bench = Bench()
+    bench.write()
+    bench.reply(Status.OK, 0)
+    bench.write()
+    assert names(bench.sent) == [("a", 1), ("b", 1)]
+
+
 @pytest.mark.parametrize("status", [Status.NOT_APPLIED, Status.UNKNOWN, Status.BUSY, Status.REDIRECT])
 def test_what_decides_nothing_is_asked_again_under_the_same_name(status: Status) -> None:
     """One copy was not applied; an earlier one, sent to the master before, may have been."""
