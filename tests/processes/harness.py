@@ -45,19 +45,25 @@ class ProxiedNode(Node):
 
     publish: str = ""
     control: str = ""
+    histories: str = ""
+    """Where the site's own workloads, if it shall have some, write what they did."""
 
     def start(self, *arguments: str) -> None:
-        self.command = (sys.executable, str(ROOT / "tests/processes/launcher.py"), self.control, str(self.index))
+        launcher = "embedded" if self.histories else "launcher"
+        through = [self.control, str(self.index), *filter(None, [self.histories])]
+        self.command = (sys.executable, "-m", f"tests.processes.{launcher}", *through)
         Node.start(self, "--publish", self.publish, *arguments)
 
 
 class Cluster:
     """Sites 1 to n on loopback, started and formed; with a `network`, all that they say goes through it."""
 
-    def __init__(self, directory: Path, count: int = 3, *, network: Network | None = None) -> None:
+    def __init__(
+        self, directory: Path, count: int = 3, *, network: Network | None = None, histories: Path | None = None
+    ) -> None:
         self.nodes: Sequence[Node] = group.founded(count, directory)
         if network is not None:
-            self.nodes = [_proxied(node, network) for node in self.nodes]
+            self.nodes = [_proxied(node, network, str(histories or "")) for node in self.nodes]
         try:
             group.start(self.nodes, *QUICK)
             group.await_formed(self.nodes)
@@ -100,9 +106,12 @@ class Cluster:
     def kill(self, *nodes: Node) -> None:
         group.kill(nodes)
 
-    def restart(self, *nodes: Node) -> None:
+    def start(self, *nodes: Node) -> None:
         for node in nodes:
             node.start(*QUICK)
+
+    def restart(self, *nodes: Node) -> None:
+        self.start(*nodes)
         for node in nodes:
             node.await_ready()
 
@@ -208,7 +217,9 @@ def assert_nothing_lost(cluster: Cluster, *writers: Writer) -> None:
         assert mine <= {entry.key for entry in writer.ledger} | set(writer.unknown)
 
 
-def _proxied(node: Node, network: Network) -> ProxiedNode:
+def _proxied(node: Node, network: Network, histories: str) -> ProxiedNode:
     (publish,) = local_addresses(1)
     network.site_by_address |= {node.address: node.index, publish: node.index}
-    return ProxiedNode(node.index, node.home, node.address, publish=publish, control=network.control)
+    return ProxiedNode(
+        node.index, node.home, node.address, publish=publish, control=network.control, histories=histories
+    )
