@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NoReturn
@@ -31,6 +31,8 @@ from zrep.solo import Solo
 from zrep.storage.catalogue import flag_bits
 from zrep.storage.export import export
 from zrep.storage.failures import databases_full, lmdb_error, not_found
+from zrep.storage.reader import StoreReader
+from zrep.storage.store import Store
 from zrep.transaction import Transaction
 
 OPEN_TIMEOUT_MS = 10_000
@@ -68,7 +70,7 @@ def open(
     home of a site with more than one voter is refused: start the `Site`. Raises OptionError for what
     cannot be, HomeInUseError, StorageError.
     """
-    asked = {
+    asked: dict[str, Any] = {
         "subdir": subdir,
         "readonly": readonly,
         "metasync": metasync,
@@ -78,6 +80,8 @@ def open(
         "writemap": writemap,
         "meminit": meminit,
         "lock": lock,
+        "map_size": map_size,
+        "max_dbs": max_dbs,
     }
     _refuse_the_impossible(asked, lib_version)
     for name, number in (("map_size", map_size), ("max_readers", max_readers), ("max_dbs", max_dbs or 0)):
@@ -92,13 +96,17 @@ def open(
     options = Options.from_mapping(settings, "open", options or Options.from_environ())
     shown = os.fsdecode(path)
     _check_path(shown, create=create and not readonly)
-    opened = Opened(shown, options)
+    return _open_read_only(shown, asked) if readonly else _open(shown, options, asked)
+
+
+def _open(path: str, options: Options, asked: dict[str, Any]) -> "Environment":
+    opened = Opened(path, options)
     try:
-        env = Environment(_engine(opened), opened, shown, owned=True)
+        env = Environment(_engine(opened), opened, path, owned=True)
     except BaseException:
         opened.close()
         raise
-    env.asked.update(asked, map_size=map_size, max_dbs=max_dbs)
+    env.asked = asked
     try:
         env.await_writable(OPEN_TIMEOUT_MS)
     except BaseException:
@@ -107,7 +115,16 @@ def open(
     return env
 
 
-def _refuse_the_impossible(asked: Mapping[str, bool], lib_version: int) -> None:
+def _open_read_only(path: str, asked: dict[str, Any]) -> "Environment":
+    """Open the home's store beside, or without, the process that writes it."""
+    reason = "Cannot start write transaction with read-only environment."
+    engine = _Absent(lambda: lmdb_error(lmdb.ReadonlyError, reason, errno.EACCES))
+    env = Environment(engine, StoreReader(Path(path)), path, owned=True)  # type: ignore[arg-type]
+    env.asked, env.readonly = asked, True
+    return env
+
+
+def _refuse_the_impossible(asked: Mapping[str, Any], lib_version: int) -> None:
     if not asked["subdir"]:
         raise OptionError("subdir=False is not possible: a home is a directory, with a log beside the data")
     if asked["writemap"]:
@@ -160,23 +177,24 @@ class Environment:
     Methods named as lmdb.Environment's take its arguments and return its results.
     """
 
-    def __init__(self, engine: Engine, opened: Opened, path: str | Path, *, owned: bool = False) -> None:
+    def __init__(
+        self, engine: Engine, opened: "Opened | StoreReader", path: str | Path, *, owned: bool = False
+    ) -> None:
         """Put a face on a running engine. `owned`: closing the environment stops the engine."""
         self.engine: Engine = engine
         self.asked: dict[str, Any] = {}
         """What `open` was asked for: what is only a hint here is told back by `info` and `flags`."""
+        self.readonly = False
         self._opened = opened
         self._owned = owned
         self._path = os.fspath(path)
-        self._store = opened.store
+        self._store: Store | StoreReader = opened.store
         self._lmdb: lmdb.Environment = opened.store.env
         self.main = opened.store.main
         self._names: set[bytes] = set()
         self._writer: weakref.ref[Transaction] | None = None
         self._closed = False
         _environments.add(self)
-
-    readonly = False
 
     def __enter__(self) -> "Environment":
         return self
@@ -194,7 +212,8 @@ class Environment:
             raise ZrepError("this environment belongs to a Site: stop the site")
         if not self._closed:
             self._closed = True
-            self.engine.stop()
+            if not self.readonly:
+                self.engine.stop()
             self._opened.close()
 
     def await_writable(self, timeout_ms: int) -> None:
@@ -291,7 +310,7 @@ class Environment:
             return handle
         if not create:
             raise not_found(name)
-        if isinstance(txn, lmdb.Transaction):
+        if self.readonly or isinstance(txn, lmdb.Transaction):
             raise lmdb_error(lmdb.ReadonlyError, "mdb_dbi_open", errno.EACCES)
         if txn is not None:
             return self._create_in(txn, name, flags)
@@ -314,7 +333,7 @@ class Environment:
         if txn is None:
             return self._store.catalogue.handles
         if isinstance(txn, lmdb.Transaction):
-            return self._store.slots.load(txn).handles
+            return self._store.load(txn).handles
         if not isinstance(txn, Transaction):
             raise TypeError("txn must be a transaction")
         return txn.child.catalogue.handles
@@ -408,7 +427,7 @@ class Environment:
         """Note the size: a hint, the map grows by itself. Nothing is invalidated."""
         if map_size < 0:
             raise OverflowError("Integer argument must be >= 0")
-        if self.engine.writers.busy:
+        if not self.readonly and self.engine.writers.busy:
             raise lmdb_error(lmdb.Error, "Cannot set_mapsize while a write transaction is active")
         self._lmdb.max_key_size()  # raises when closed
         self.asked["map_size"] = map_size
@@ -445,7 +464,7 @@ class Environment:
     def copyfd(self, fd: int, compact: bool = False, txn: "lmdb.Transaction[Any] | None" = None) -> None:
         """As `copy`, writing the data file to a file descriptor."""
         self._check_copy(compact, txn)
-        with tempfile.TemporaryDirectory(dir=self._opened.home.path, prefix="copy-") as directory:
+        with tempfile.TemporaryDirectory(prefix="zrep-copy-") as directory:
             export(self._store, Path(directory), txn)
             with (Path(directory) / "data.mdb").open("rb") as source, os.fdopen(os.dup(fd), "wb") as target:
                 shutil.copyfileobj(source, target)
@@ -465,17 +484,20 @@ class Environment:
         # lmdb's destructor would wait for a write transaction whose thread exists only in the parent.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._lmdb))
         self._closed = True
-        self.engine = self._lmdb = self._store = _Inherited()  # type: ignore[assignment]
+        self.engine = self._lmdb = self._store = _Absent(lambda: ForkError(_FORKED))  # type: ignore[assignment]
 
 
-_FORKED = "the environment was opened before a fork: open or attach to the home in this process instead"
+_FORKED = "the environment was opened before a fork and is the parent's: fork before opening, or spawn the process"
 
 
-class _Inherited:
-    """Stands for what belongs to the parent process."""
+class _Absent:
+    """Stands for an engine or a store that is not there: any use raises the reason."""
+
+    def __init__(self, reason: Callable[[], Exception]) -> None:
+        self._reason = reason
 
     def __getattr__(self, name: str) -> NoReturn:
-        raise ForkError(_FORKED)
+        raise self._reason()
 
 
 def _after_fork() -> None:

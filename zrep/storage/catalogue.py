@@ -53,6 +53,17 @@ def flag_bits(given: Mapping[str, object]) -> int:
     return flags
 
 
+def slot_name(number: int) -> bytes:
+    """Return the name of a slot's LMDB database."""
+    return _PREFIX + b"%d" % number
+
+
+def slot_number(name: bytes) -> int | None:
+    """Return the number of the slot that an LMDB database is, None if it is another one."""
+    digits = name.removeprefix(_PREFIX)
+    return int(digits) if digits != name and digits.isdigit() else None
+
+
 KINDS = tuple(sorted({flag_bits({name: bool(bits & bit) for name, bit in _BITS.items()}) for bits in range(64)}))
 """Every combination of flags that a database can have."""
 
@@ -95,8 +106,9 @@ class Slots:
         with txn.cursor(self.root) as cursor:
             names = [bytes(name) for name in cursor.iternext(values=False)]
         for name in names:
-            if name.startswith(_PREFIX) and name[len(_PREFIX) :].isdigit():
-                self._add(int(name[len(_PREFIX) :]), env.open_db(name, txn=txn, create=False))
+            number = slot_number(name)
+            if number is not None:
+                self._add(number, env.open_db(name, txn=txn, create=False))
 
     def load(self, txn: "lmdb.Transaction") -> Catalogue:
         """Return the catalogue as `txn` sees it."""
@@ -141,7 +153,7 @@ class Slots:
             raise databases_full(f"all {SLOTS} slots of the environment are in use")
         number = next(number for number in range(1, SLOTS + 1) if number not in self._handles)
         arguments = {name: bool(flags & bit) for name, bit in _BITS.items()}
-        self._add(number, self.env.open_db(_PREFIX + b"%d" % number, txn=txn, **arguments))
+        self._add(number, self.env.open_db(slot_name(number), txn=txn, **arguments))
         return number
 
     def handle(self, number: int) -> "lmdb._Database":

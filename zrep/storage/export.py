@@ -9,10 +9,11 @@ from typing import Any
 import lmdb
 
 from zrep.storage.catalogue import DUPSORT, flag_bits
-from zrep.storage.store import Store
+from zrep.storage.reader import StoreReader
+from zrep.storage.store import ENGINE, Store
 
 
-def export(store: Store, directory: Path, txn: "lmdb.Transaction[Any] | None" = None) -> None:
+def export(store: Store | StoreReader, directory: Path, txn: "lmdb.Transaction[Any] | None" = None) -> None:
     """Write the databases as `txn`, or the newest prefix, has them into `directory`, empty and existing.
 
     Raises lmdb.Error, also when the main database has a key that is a database's name.
@@ -24,10 +25,10 @@ def export(store: Store, directory: Path, txn: "lmdb.Transaction[Any] | None" = 
         _export(store, directory, txn)
 
 
-def _export(store: Store, directory: Path, txn: "lmdb.Transaction[Any]") -> None:
-    handles = store.slots.load(txn).handles
+def _export(store: Store | StoreReader, directory: Path, txn: "lmdb.Transaction[Any]") -> None:
+    handles = store.load(txn).handles
     size = store.env.info()["map_size"]
-    target = lmdb.open(str(directory), map_size=size, max_dbs=len(handles), create=False, sync=False, lib_version=0)
+    target = lmdb.open(str(directory), map_size=size, max_dbs=len(handles), create=False, sync=False, **ENGINE)
     try:
         for name, source in handles.items():
             _copy_database(txn, source, target, name)

@@ -44,7 +44,7 @@ _LOW_SPACE = 1 * MIB
 _APPLY_BYTES = 16 * MIB
 _T = TypeVar("_T")
 _logger = logging.getLogger("zrep.storage")
-_ENGINE: dict[str, Any] = {"lib_version": 0} if int(lmdb.__version__.split(".")[0]) >= 3 else {}
+ENGINE: dict[str, Any] = {"lib_version": 0} if int(lmdb.__version__.split(".")[0]) >= 3 else {}
 """py-lmdb 3 bundles two engines; ours is LMDB 0.9, whatever the environment variables say."""
 
 
@@ -183,6 +183,10 @@ class Store:
         nested: lmdb.Transaction = begin(self.main, parent, True, buffers)
         return nested
 
+    def load(self, txn: "lmdb.Transaction[Any]") -> Catalogue:
+        """Return the catalogue as `txn` sees it."""
+        return self.slots.load(txn)
+
     def handle(self, name: bytes | None) -> "lmdb._Database":
         """Return the handle of a user database. Raises lmdb.NotFoundError."""
         try:
@@ -247,7 +251,7 @@ def _open(path: Path, options: Options) -> lmdb.Environment:
                 max_readers=options.max_readers,
                 sync=False,
                 mode=0o700,
-                **_ENGINE,
+                **ENGINE,
             )
         except (lmdb.MemoryError, lmdb.InvalidParameterError) as error:
             size //= 2

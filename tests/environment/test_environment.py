@@ -1,0 +1,407 @@
+"""The environment's own promises: what py-lmdb has, what zrep adds, and what cannot be."""
+
+import asyncio
+import gc
+import os
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import pytest
+
+import zrep
+from tests.environment.conftest import MAP_BYTES
+
+DEADLINE_S = 10
+
+
+def reopened(home: Path, **options: Any) -> zrep.Environment:
+    return zrep.open(home, map_bytes=MAP_BYTES, **options)
+
+
+def contents(env: zrep.Environment, db: Any = None) -> list[tuple[bytes, bytes]]:
+    with env.begin(db=db) as txn:
+        return list(txn.cursor())
+
+
+def test_a_commit_is_visible_when_it_returns_and_says_what_it_achieved(env: zrep.Environment) -> None:
+    with env.begin(write=True) as txn:
+        txn.put(b"a", b"1")
+        assert contents(env) == []
+        result = txn.commit()
+    assert contents(env) == [(b"a", b"1")]
+    assert result.perm
+    assert result.acked == (result.token.site,)
+    assert result.durable == "process"
+    assert env.txn_applied(result.token) == "applied"
+
+
+def test_an_exception_in_the_block_aborts(env: zrep.Environment) -> None:
+    def fails() -> None:
+        with env.begin(write=True) as txn:
+            txn.put(b"a", b"1")
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        fails()
+    assert contents(env) == []
+
+
+def test_a_transaction_that_is_dropped_lets_the_next_one_in(env: zrep.Environment) -> None:
+    txn = env.begin(write=True)
+    txn.put(b"a", b"1")
+    del txn
+    gc.collect()
+    with env.begin(write=True, timeout_ms=1000) as txn:
+        assert txn.get(b"a") is None
+
+
+def test_a_transaction_that_wrote_nothing_has_no_token(env: zrep.Environment) -> None:
+    txn = env.begin(write=True)
+    result = txn.commit()
+    assert (result.token, result.perm) == (None, True)
+
+
+def test_reads_are_lmdbs_own_transactions(env: zrep.Environment) -> None:
+    txn: Any = env.begin()
+    reads: list[object] = [txn, zrep.Transaction(env)]
+    kinds: tuple[type, ...] = (zrep.Transaction,)
+    assert [type(read) for read in reads] == [lmdb.Transaction] * 2
+    cursor: object = zrep.Cursor(env.main, txn)
+    assert type(cursor) is lmdb.Cursor
+    assert isinstance(txn, kinds)
+
+
+def test_write_transactions_and_cursors_can_be_made_by_class(env: zrep.Environment) -> None:
+    with zrep.Transaction(env, write=True) as txn:
+        cursor = zrep.Cursor(env.main, txn)
+        assert cursor.put(b"a", b"1")
+        assert cursor.item() == (b"a", b"1")
+    assert contents(env) == [(b"a", b"1")]
+
+
+def test_everything_is_there_after_a_restart(home: Path) -> None:
+    with reopened(home) as env:
+        dups = env.open_db(b"dups", dupsort=True)
+        with env.begin(write=True, db=dups) as txn:
+            txn.put(b"k", b"2")
+            txn.put(b"k", b"1")
+    with reopened(home) as env:
+        assert env.dbs() == [b"dups"]
+        dups = env.open_db(b"dups")
+        assert dups.flags()["dupsort"]
+        assert contents(env, dups) == [(b"k", b"1"), (b"k", b"2")]
+
+
+def test_names_of_databases_never_show_as_keys_and_may_be_anything(env: zrep.Environment) -> None:
+    names = [b"__zrep", b"__zrep.main", b"__zrep.1", b"a\0b", b"a\0c", b"x" * 511]
+    for name in names:
+        env.put(name, b"a key of the same name")
+        env.put(b"k", name, db=env.open_db(name))
+    assert sorted(key for key, _ in contents(env)) == sorted(names)
+    assert all(env.get(b"k", db=name) == name for name in names)
+    for wrong in (b"", b"x" * 512):
+        with pytest.raises(lmdb.BadValsizeError):
+            env.open_db(wrong)
+
+
+def test_a_database_created_in_a_transaction_lives_and_dies_with_it(env: zrep.Environment) -> None:
+    with env.begin(write=True) as txn:
+        db = env.open_db(b"kept", txn=txn)
+        txn.put(b"k", b"v", db=db)
+        assert env.dbs(txn) == [b"kept"]
+        assert env.dbs() == []
+    assert contents(env, db) == [(b"k", b"v")]
+    txn = env.begin(write=True)
+    env.open_db(b"gone", txn=txn)
+    txn.abort()
+    with pytest.raises(lmdb.NotFoundError):
+        env.open_db(b"gone", create=False)
+
+
+def test_a_dropped_database_is_gone_and_can_be_created_with_other_flags(env: zrep.Environment) -> None:
+    db = env.open_db(b"d")
+    with env.begin(write=True, db=db) as txn:
+        txn.put(b"k", b"v")
+        cursor = txn.cursor()
+        txn.drop(db)
+        with pytest.raises(lmdb.Error, match="closed"):
+            cursor.first()
+        with pytest.raises(lmdb.InvalidParameterError):
+            txn.put(b"k", b"v")
+    assert env.dbs() == []
+    db = env.open_db(b"d", dupsort=True)
+    assert db.flags()["dupsort"]
+    assert contents(env, db) == []
+
+
+def test_many_databases_at_once_from_many_threads(env: zrep.Environment) -> None:
+    in_threads([partial(env.open_db, b"db%d" % number) for number in range(30)])
+    assert len(env.dbs()) == 30
+
+
+def test_max_dbs_limits_the_handles(home: Path) -> None:
+    with reopened(home, max_dbs=1) as env:
+        assert env.open_db(b"one") is env.open_db(b"one")
+        with pytest.raises(lmdb.DbsFullError, match="max_dbs"):
+            env.open_db(b"two")
+
+
+def test_open_db_without_txn_inside_the_threads_own_transaction_says_so(env: zrep.Environment) -> None:
+    env.open_db(b"there")
+    with env.begin(write=True):
+        assert env.open_db(b"there") is not None
+        with pytest.raises(lmdb.Error, match="deadlock"):
+            env.open_db(b"new")
+
+
+def test_writers_wait_for_one_another_and_go_in_groups(env: zrep.Environment) -> None:
+    def writer(number: int) -> None:
+        for turn in range(20):
+            with env.begin(write=True) as txn:
+                txn.put(b"%d" % number, b"%d" % turn)
+                total = int(txn.get(b"total", b"0")) + 1
+                txn.put(b"total", b"%d" % total)
+
+    in_threads([partial(writer, number) for number in range(8)])
+    assert env.get(b"total") == b"160"
+
+
+def in_threads(works: list[Callable[[], Any]]) -> None:
+    failures: list[BaseException] = []
+
+    def guarded(work: Callable[[], Any]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(work,), daemon=True) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE_S)
+        assert not thread.is_alive()
+    if failures:
+        raise failures[0]
+
+
+def test_commits_can_be_waited_for_later(env: zrep.Environment) -> None:
+    txn = env.begin(write=True)
+    txn.put(b"a", b"1")
+    future = txn.commit_async()
+    token = future.result(DEADLINE_S).token
+    assert token is not None
+    with env.begin(token=token) as reading:
+        assert reading.get(b"a") == b"1"
+    with env.begin(linearizable=True) as reading:
+        assert reading.get(b"a") == b"1"
+
+
+def test_one_line_forms_and_batches(env: zrep.Environment) -> None:
+    quotes = env.open_db(b"quotes")
+    env.put(b"IBM", b"142.30", db=quotes)
+    assert env.get(b"IBM", db=b"quotes") == env.get(b"IBM", db=quotes) == b"142.30"
+    batch = zrep.Batch().expect(b"IBM", b"142.30", db=b"quotes").put(b"IBM", b"143", db=b"quotes").put(b"n", b"1")
+    token = env.write(batch).token
+    assert token is not None
+    with pytest.raises(zrep.ConflictError) as conflict:
+        env.write(batch)
+    assert (conflict.value.key, conflict.value.found) == (b"IBM", b"143")
+    assert env.submit(zrep.Batch().delete(b"n")).result(DEADLINE_S).perm
+    env.delete(b"IBM", db=b"quotes")
+    assert env.get(b"IBM", db=quotes) is None
+    assert env.get(b"n") is None
+
+
+def test_batches_can_be_awaited(env: zrep.Environment) -> None:
+    async def both() -> list[zrep.CommitResult]:
+        return await asyncio.gather(*(env.awrite(zrep.Batch().put(b"%d" % n, b"")) for n in range(2)))
+
+    assert all(result.perm for result in asyncio.run(both()))
+    assert len(contents(env)) == 2
+
+
+def test_what_became_of_a_commit_that_never_was(env: zrep.Environment) -> None:
+    token = env.put(b"a", b"1").token
+    assert token is not None
+    assert env.txn_applied(token._replace(gen=token.gen + 1)) == "rolled_back"
+    assert env.txn_applied(token._replace(lsn=token.lsn + 100), timeout_ms=1) == "pending"
+    with pytest.raises(zrep.NoMasterError):
+        env.begin(token=token._replace(lsn=token.lsn + 100), timeout_ms=1)
+
+
+def test_a_forgotten_transaction_is_revoked(home: Path) -> None:
+    with reopened(home, write_txn_timeout_ms=50) as env:
+        txn = env.begin(write=True, buffers=True)
+        txn.put(b"a", b"1")
+        in_threads([lambda: env.put(b"b", b"2")])
+        for _ in range(2):
+            with pytest.raises(zrep.NotAppliedError, match="50 ms"):
+                txn.put(b"c", b"3")
+        with pytest.raises(zrep.NotAppliedError), txn:
+            pass
+        assert contents(env) == [(b"b", b"2")]
+
+
+def test_a_transaction_larger_than_a_record_is_refused(home: Path) -> None:
+    with reopened(home, record_bytes=64 * 1024) as env:
+        with pytest.raises(zrep.TxnTooLargeError, match="split it"), env.begin(write=True) as txn:
+            txn.put(b"a", bytes(100_000))
+        env.put(b"b", b"2")
+        assert contents(env) == [(b"b", b"2")]
+
+
+def test_closing_ends_what_is_open_and_can_be_repeated(home: Path) -> None:
+    env = reopened(home)
+    reading, writing = env.begin(), env.begin(write=True)
+    writing.put(b"a", b"1")
+    env.close()
+    env.close()
+    uses: list[Callable[[], object]] = [
+        lambda: reading.get(b"a"), lambda: writing.put(b"a", b"2"), writing.commit, env.begin, env.dbs, env.path,
+        lambda: env.begin(write=True), lambda: env.open_db(b"d"), lambda: env.put(b"a", b"1"), env.stat,
+    ]  # fmt: skip
+    for use in uses:
+        with pytest.raises(lmdb.Error):
+            use()
+    writing.abort()
+    with reopened(home) as env:
+        assert contents(env) == []
+
+
+def test_an_environment_that_is_forgotten_is_closed(home: Path) -> None:
+    env = reopened(home)
+    forgotten = weakref.ref(env)
+    del env
+    gc.collect()
+    assert forgotten() is None
+    reopened(home).close()
+
+
+def test_a_home_is_opened_once_in_a_process(env: zrep.Environment, home: Path) -> None:
+    with pytest.raises(zrep.HomeInUseError, match="this process"):
+        reopened(home)
+
+
+def test_a_read_only_environment_sees_what_is_there_and_writes_nothing(home: Path) -> None:
+    with reopened(home) as env:
+        env.put(b"k", b"v", db=env.open_db(b"d"))
+    with reopened(home, readonly=True) as env:
+        assert env.dbs() == [b"d"]
+        assert contents(env, env.open_db(b"d")) == [(b"k", b"v")]
+        assert env.get(b"k", db=b"d") == b"v"
+        assert env.flags()["readonly"]
+        writes: list[Callable[[], object]] = [
+            lambda: env.begin(write=True), lambda: env.open_db(b"e"), lambda: env.put(b"k", b"w"),
+        ]  # fmt: skip
+        for write in writes:
+            with pytest.raises(lmdb.ReadonlyError):
+                write()
+
+
+READER = """
+import sys, zrep
+with zrep.open(sys.argv[1], readonly=True) as reader:
+    print(reader.get(b"k"), flush=True)
+    sys.stdin.readline()
+    print(reader.get(b"k"), reader.get(b"k", db=b"late19"), flush=True)
+"""
+
+
+def test_a_reader_in_another_process_follows_the_writer(env: zrep.Environment, home: Path) -> None:
+    env.put(b"k", b"1")
+    with subprocess.Popen(
+        [sys.executable, "-c", READER, str(home)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as reader:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "b'1'\n"
+        env.put(b"k", b"2")
+        for number in range(20):
+            env.put(b"k", b"there", db=env.open_db(b"late%d" % number))
+        assert reader.communicate("\n")[0] == "b'2' b'there'\n"
+
+
+def test_a_forked_child_is_told_and_harms_nobody(env: zrep.Environment) -> None:
+    txn = env.begin(write=True)
+    txn.put(b"a", b"1")
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            for use in (env.begin, lambda: env.put(b"a", b"2"), lambda: txn.put(b"a", b"2"), txn.commit):
+                with pytest.raises(zrep.ForkError, match="before a fork"):
+                    use()
+            txn.abort()
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    txn.commit()
+    assert contents(env) == [(b"a", b"1")]
+
+
+def test_a_copy_is_a_plain_lmdb_environment(env: zrep.Environment, tmp_path: Path) -> None:
+    dups = env.open_db(b"dups", dupsort=True)
+    with env.begin(write=True) as txn:
+        txn.put(b"a", b"1")
+        txn.put(b"k", b"1", db=dups)
+        txn.put(b"k", b"2", db=dups)
+    snapshot = env.begin()
+    env.put(b"b", b"2")
+    (tmp_path / "copy").mkdir()
+    env.copy(str(tmp_path / "copy"), compact=True, txn=snapshot)
+    with (tmp_path / "file.mdb").open("wb") as file:
+        env.copyfd(file.fileno())
+    with lmdb.open(str(tmp_path / "copy"), max_dbs=1) as copy, copy.begin() as txn:
+        assert txn.get(b"a") == b"1"
+        assert txn.get(b"b") is None
+        db = copy.open_db(b"dups", txn=txn, create=False)
+        assert db.flags()["dupsort"]
+        assert list(txn.cursor(db)) == [(b"k", b"1"), (b"k", b"2")]
+    with lmdb.open(str(tmp_path / "file.mdb"), subdir=False) as copy, copy.begin() as txn:
+        assert txn.get(b"b") == b"2"
+    with pytest.raises(TypeError, match="compact=True"):
+        env.copy(str(tmp_path / "other"), txn=snapshot)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"writemap": True}, "writemap"),
+        ({"lock": False}, "lock"),
+        ({"subdir": False}, "subdir"),
+        ({"lib_version": 1}, "lib_version"),
+        ({"no_such_option": 1}, "no_such_option"),
+        ({"ack_timeout_ms": 0}, "ack_timeout_ms"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_reason(home: Path, arguments: dict[str, Any], reason: str) -> None:
+    with pytest.raises(zrep.OptionError, match=reason):
+        zrep.open(home, **arguments)
+    assert not home.exists()
+
+
+def test_facts_are_told_as_lmdb_tells_them(env: zrep.Environment, home: Path) -> None:
+    env.put(b"a", b"1")
+    assert env.stat()["entries"] == 1
+    assert env.info()["map_size"] == 10485760
+    env.set_mapsize(1 << 30)
+    assert env.info()["map_size"] == 1 << 30
+    assert env.path() == str(home)
+    assert env.max_key_size() == 511
+    assert env.max_readers() >= 1024
+    assert env.lib_version()[:2] == (0, 9)
+    assert env.flags() == {
+        "subdir": True, "readonly": False, "metasync": True, "sync": True, "map_async": False,
+        "readahead": True, "writemap": False, "meminit": True, "lock": True,
+    }  # fmt: skip
+    assert isinstance(env.readers(), str)
+    assert env.reader_check() == 0
+    env.sync(True)
