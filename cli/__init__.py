@@ -9,7 +9,7 @@ cluster     `zrep cluster …`: a local group of detached nodes
 demo        `zrep demo`: the story of two fail-overs, and the proof that nothing was lost
 bench       `zrep bench` and `zrep bench compare`
 bench_…     samples: timing and percentiles; loads: the workloads; site: the process that is measured;
-            group: those processes together; recovery: fail-over and catch-up; report, plot: what is told
+            process: a child that obeys; group: the sites; recovery: fail-over and catch-up; report, plot: what is told
 processes   starting, finding and signalling `zrep node` processes
 target      which group a command talks to: `-C` and `-H`
 output      tables for people, lines for pipes, JSON for programs

@@ -17,8 +17,9 @@ from typing import Annotated, Any
 import typer
 
 from . import bench_plot, bench_recovery, bench_report, output
-from .bench_group import BenchGroup, Tick
+from .bench_group import BenchGroup
 from .bench_loads import Workload, catalogue, run_remote
+from .bench_process import Tick
 from .bench_samples import summary
 
 RECOVERY = {
@@ -54,7 +55,7 @@ def bench(
 ) -> int | None:
     """Measure a local group. Throughput and latency of real site processes, fail-over and catch-up.
 
-    Workloads: sequential, threads-N, batched, pipelined, pipelined-random, mixed, reads, reads-fresh,
+    Workloads: sequential, threads-N, put-N, batched, pipelined, pipelined-random, mixed, reads, reads-fresh,
     remote, remote-16, idle, failover, catch-up.
     """
     if context.invoked_subcommand is not None:

@@ -1,26 +1,16 @@
-"""A group of sites to be measured: processes of this one, which obey orders (`bench_site`).
+"""A group of sites to be measured: processes of this one, which obey orders (`bench_site`)."""
 
-They are children that end when this process does, however it ends, because their input ends then.
-"""
-
-import json
-import select
-import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from .bench_process import Tick, Worker
 from .processes import local_addresses, wait_until
 
 FORMED_S = 30.0
-STOPPED_S = 10.0
-TICK_S = 0.1
 COMMAND = (sys.executable, "-m", "zrep_cli.bench_site")
-
-Tick = Callable[[], None]
-"""Called now and then while something takes its time."""
 
 
 class BenchSite:
@@ -30,21 +20,15 @@ class BenchSite:
         self.home = home
         self.address = address
         self._options = options
-        self._process: subprocess.Popen[str] | None = None
+        self._worker: Worker | None = None
 
     @property
     def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
-
-    @property
-    def pid(self) -> int:
-        return 0 if self._process is None else self._process.pid
+        return self._worker is not None and self._worker.running
 
     def spawn(self) -> None:
         """Start the process; its site does not run yet."""
-        self._process = subprocess.Popen(
-            [*COMMAND, str(self.home)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
+        self._worker = Worker(f"the site in {self.home.name}", [*COMMAND, str(self.home)])
 
     def start(self, *, create: bool = False, join: Sequence[str] = ()) -> None:
         """Start the process, if need be, and in it the site."""
@@ -55,52 +39,24 @@ class BenchSite:
         )
 
     def order(self, do: str, tick: Tick | None = None, **arguments: Any) -> Any:
-        """Give an order and return its result. Raises ZrepError with the site's own words."""
+        """Give the site's process an order and return its result. Raises ZrepError with its own words."""
         from zrep.errors import ZrepError
 
-        process = self._process
-        if process is None or process.stdin is None or process.stdout is None:
-            raise ZrepError(f"the site in {self.home} has no process")
-        try:
-            process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
-            process.stdin.flush()
-        except BrokenPipeError:
-            raise ZrepError(f"the site in {self.home} has died: its own words are above") from None
-        while not select.select([process.stdout], [], [], TICK_S)[0]:
-            if tick is not None:
-                tick()
-        line = process.stdout.readline()
-        answer = json.loads(line) if line else {"error": "its process ended, its own words are above"}
-        if "error" in answer:
-            raise ZrepError(f"the site in {self.home.name} cannot {do}: {answer['error']}")
-        return answer["result"]
+        if self._worker is None:
+            raise ZrepError(f"the site in {self.home.name} has no process: start it first")
+        return self._worker.order(do, tick, **arguments)
 
     def kill(self) -> None:
         """End the process as a crash would."""
-        if self._process is not None:
-            self._process.kill()
-            self._reap()
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.kill()
 
     def stop(self) -> None:
         """End the process cleanly if it does so in time."""
-        if self._process is None:
-            return
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        try:
-            self._process.wait(STOPPED_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-        self._reap()
-
-    def _reap(self) -> None:
-        if self._process is not None:
-            # Leaving Popen's context closes the pipes and waits; what could not be written is nobody's loss.
-            try:
-                self._process.__exit__(None, None, None)
-            except BrokenPipeError:
-                self._process.wait()
-            self._process = None
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.stop()
 
 
 class BenchGroup:
@@ -125,19 +81,16 @@ class BenchGroup:
             for site in others:
                 site.start(join=[first.address])
             self.await_formed()
-        except BaseException:
-            self._end()
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end()
-
-    def _end(self) -> None:
         for site in self.sites:
-            if sys.exc_info()[0] is None:
+            if kind is None:
                 site.stop()
             else:
                 site.kill()

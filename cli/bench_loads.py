@@ -45,6 +45,7 @@ def catalogue(threads: Sequence[int], value_bytes: int = 100) -> list[Workload]:
     listed = [
         Workload("sequential", "put", "one put a transaction, one thread"),
         *(Workload(f"threads-{n}", "put", f"one put a transaction, {n} threads", threads=n) for n in threads),
+        *(Workload(f"put-{n}", "env-put", f"env.put, {n} threads", threads=n) for n in threads),
         Workload("batched", "put", "100 puts a transaction, one thread", puts=100),
         Workload("pipelined", "submit", "one put a batch, 1000 outstanding", outstanding=1000),
         Workload("pipelined-random", "submit", "one put a batch, 1000 outstanding, random keys", 1, 1, 1000, "random"),
@@ -62,7 +63,7 @@ def run(env: "Environment", workload: Workload, seconds: float) -> Timing:
     value = random.Random(0).randbytes(workload.value_bytes)
     if workload.kind == "submit":
         return pipeline(_submission(env, workload, value), workload.outstanding, seconds)
-    if workload.kind != "put":
+    if workload.kind in ("read", "read-fresh", "mixed"):
         _heat(env, value)
     make = OPERATIONS[workload.kind]
     operations = [make(env, workload, keys(workload.order, number), value) for number in range(workload.threads)]
@@ -126,6 +127,10 @@ def _put(env: "Environment", workload: Workload, keys: Iterator[bytes], value: b
     return operation
 
 
+def _env_put(env: "Environment", workload: Workload, keys: Iterator[bytes], value: bytes) -> Operation:
+    return lambda: env.put(next(keys), value)
+
+
 def _read(env: "Environment", workload: Workload, keys: Iterator[bytes], value: bytes) -> Operation:
     txn = env.begin()
     chosen = _hot(workload.puts)
@@ -186,6 +191,7 @@ def _heat(env: "Environment", value: bytes) -> None:
 
 OPERATIONS: dict[str, Callable[["Environment", Workload, Iterator[bytes], bytes], Operation]] = {
     "put": _put,
+    "env-put": _env_put,
     "mixed": _mixed,
     "read": _read,
     "read-fresh": _read_fresh,

@@ -92,15 +92,26 @@ def _latencies(results: Sequence[Mapping[str, Any]], row: int) -> Panel | None:
 
 def _throughput(results: Sequence[Mapping[str, Any]], row: int) -> Panel | None:
     """Puts a second over the number of threads, one put a transaction."""
-    points = sorted((result["threads"], result["per_second"]) for result in results if result.get("kind") == "put-1")
-    if len(points) < 2:
+    curves = {
+        name: sorted((result["threads"], result["per_second"]) for result in results if result.get("kind") == kind)
+        for kind, name in (("put-1", "a transaction each"), ("env-put-1", "env.put"))
+    }
+    points = [point for curve in curves.values() for point in curve]
+    counts = sorted({threads for threads, _ in points})
+    if len(counts) < 2:
         return None
     most = max(rate for _, rate in points) * 1.1
-    last = max(math.log2(points[-1][0]), 1.0)
-    panel = Panel("Puts a second by threads", row, lambda threads: math.log2(threads) / last, lambda rate: rate / most)
-    panel.ticks_across([threads for threads, _ in points], lambda threads: f"{threads:g}")
+    first, last = math.log2(counts[0]), math.log2(counts[-1])
+    panel = Panel(
+        "Puts a second by threads",
+        row,
+        lambda count: (math.log2(count) - first) / (last - first),
+        lambda rate: rate / most,
+    )
+    panel.ticks_across(counts, lambda threads: f"{threads:g}")
     panel.ticks_up([most * quarter / 4 for quarter in range(5)], lambda rate: quantity(rate) if rate else "0")
-    panel.curve("one put each", points)
+    for name, curve in curves.items():
+        panel.curve(name, curve)
     return panel
 
 

@@ -7,8 +7,9 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from .bench_group import BenchGroup, Tick
+from .bench_group import BenchGroup
 from .bench_loads import Workload
+from .bench_process import Tick
 from .bench_samples import SECOND, percentile
 from .processes import wait_until
 

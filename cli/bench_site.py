@@ -1,18 +1,17 @@
 """`python -m zrep_cli.bench_site HOME`: a site of a measured group, and the program that embeds it.
 
-It reads one order a line (JSON) and answers each with a line, {"result": …} or {"error": sentence}. It
-ends, cleanly, when its input does: whoever measures cannot leave it behind. HOME is named for `ps` only.
+It obeys (`bench_process`): starts the site, runs workloads on its environment, tells how it is. HOME is
+named for `ps` only.
 """
 
-import json
 import resource
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .bench_loads import Workload, fill, run
+from .bench_process import obey
 from .bench_samples import summary
 
 if TYPE_CHECKING:
@@ -28,9 +27,9 @@ class Embedded:
         self._site: Site | None = None
         self._began = 0
 
-    def obey(self, order: dict[str, Any]) -> Any:
-        """Do what `order["do"]` names and return what is answered."""
-        orders: dict[str, Callable[..., Any]] = {
+    def orders(self) -> dict[str, Callable[..., Any]]:
+        """Return what can be ordered."""
+        return {
             "start": self.start,
             "status": self.status,
             "load": self.load,
@@ -38,7 +37,6 @@ class Embedded:
             "applied": self.applied,
             "usage": self.usage,
         }
-        return orders[order.pop("do")](**order)
 
     def start(self, home: str, bind: str, create: bool, join: list[str], options: dict[str, Any]) -> dict[str, Any]:
         """Start the site; the clock of `applied` runs from here."""
@@ -99,17 +97,10 @@ def _resident_kb() -> int:
 
 
 def main() -> None:
-    """Obey until the input ends."""
+    """Obey, and stop the site in the end."""
     embedded = Embedded()
     try:
-        for line in sys.stdin:
-            try:
-                answer = {"result": embedded.obey(json.loads(line))}
-            except Exception as error:
-                answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
-            print(json.dumps(answer), flush=True)
-    except KeyboardInterrupt:
-        pass
+        obey(embedded.orders())
     finally:
         embedded.stop()
 
