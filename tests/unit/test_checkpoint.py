@@ -1,0 +1,271 @@
+"""Checkpoints: when one is taken, what stands after each way it can fail, and what a start makes of it."""
+
+import errno
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import zrep
+from tests.unit.test_store import OPTIONS, Script
+from zrep import engine
+from zrep.errors import DiskFullError, StorageError
+from zrep.options import MIB, MILLISECOND, Options
+from zrep.records import Op, Tip
+from zrep.storage import checkpoint, home
+from zrep.storage.store import Store
+
+LATER = (checkpoint.INTERVAL_MS + 1) * MILLISECOND
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[Store]:
+    store = Store(path, OPTIONS)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def reboot(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """What is opened from now on is opened after a restart of the operating system."""
+
+    def restart() -> None:
+        for module in (checkpoint, home):
+            monkeypatch.setattr(module, "boot_id", lambda: "f" * 32)
+
+    return restart
+
+
+def written(store: Store, commits: int = 1) -> Tip:
+    """Apply some records to a new store; return where it stands."""
+    script = Script()
+    for number in range(commits):
+        script.commit((Op.PUT, None, b"%d" % number, bytes(3000)))
+    store.apply(script.records[store.applied.tip.lsn :])
+    return store.applied.tip
+
+
+def crash(store: Store) -> None:
+    """Let the process go without closing anything."""
+    store.env.close()
+    os.close(store.checkpoints._fd)
+    store.checkpoints._fd = -1
+
+
+def taken(store: Store, now: int = LATER) -> bool:
+    """Run a tick, wait for the helper if there is one, and take in what it did."""
+    asked = threading.Event()
+    store.checkpoint(now, asked.set)
+    if store.checkpoints._helper is None:
+        return False
+    assert asked.wait(10)
+    store.checkpoints.collect()
+    return True
+
+
+def test_one_is_due_some_time_after_the_first_new_record(store: Store) -> None:
+    assert not taken(store, LATER)
+    tip = written(store)
+    assert not taken(store, LATER)
+    assert store.checkpoints.deadline == LATER + checkpoint.INTERVAL_MS * MILLISECOND
+    assert not taken(store, store.checkpoints.deadline - 1)
+    assert taken(store, store.checkpoints.deadline)
+    assert store.checkpoints.tip == tip
+    assert not taken(store, 3 * LATER)
+
+
+def test_one_is_due_at_once_when_much_was_written(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "BYTES", 200_000)
+    written(store)
+    assert not taken(store, 0)
+    written(store, 20)
+    assert taken(store, 0)
+
+
+def test_no_more_than_two_snapshots_are_held(store: Store) -> None:
+    for commits in range(1, 8):
+        written(store, commits)
+        store.checkpoints.take(store.applied.tip)
+        assert store.env.readers().count("\n") == 2, "a heading and one reader"
+
+
+def test_after_a_reboot_the_store_is_the_checkpoint(store: Store, path: Path, reboot: Callable[[], None]) -> None:
+    tip = written(store, 3)
+    store.checkpoints.take(tip)
+    digest = store.digest()
+    written(store, 10)
+    crash(store)
+    reboot()
+    again = Store(path, OPTIONS)
+    assert (again.applied.tip, again.digest()) == (tip, digest)
+    written(again, 10)
+    again.close()
+
+
+def test_a_crash_of_the_process_alone_loses_nothing(store: Store, path: Path) -> None:
+    tip = written(store, 10)
+    crash(store)
+    again = Store(path, OPTIONS)
+    assert again.applied.tip == tip
+    assert again.checkpoints.tip == tip, "taken before the first write"
+    again.close()
+
+
+def test_a_clean_close_leaves_nothing_to_replay(path: Path, reboot: Callable[[], None]) -> None:
+    store = Store(path, OPTIONS)
+    tip = written(store, 5)
+    store.close()
+    reboot()
+    store = Store(path, OPTIONS)
+    assert store.applied.tip == tip
+    store.close()
+
+
+def test_a_larger_map_has_a_checkpoint_before_the_next_write(path: Path, reboot: Callable[[], None]) -> None:
+    store = Store(path, Options(map_bytes=1 * MIB))
+    tip = written(store, 5)
+    store.grow()
+    assert store.checkpoints.tip.lsn == 0
+    written(store, 6)
+    assert store.checkpoints.tip == tip
+    written(store, 40)
+    crash(store)
+    reboot()
+    store = Store(path, OPTIONS)
+    assert store.applied.tip == tip
+    store.close()
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(store)
+
+    def full(fd: int, data: bytes, offset: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_at", full)
+        with pytest.raises(DiskFullError, match="no space to save"):
+            store.checkpoints.take(store.applied.tip)
+        taken(store, 0)
+        assert taken(store)
+        assert store.checkpoints.tip.lsn == 0
+    tip = written(store, 2)
+    taken(store, 0)
+    assert taken(store)
+    assert store.checkpoints.tip == tip
+
+
+def test_a_failed_flush_is_final_and_the_next_start_goes_back(
+    store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tip = written(store, 2)
+    store.checkpoints.take(tip)
+    written(store, 5)
+    calls: list[int] = []
+
+    def fail(fd: int) -> None:
+        calls.append(fd)
+        if len(calls) == 1:
+            raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", fail)
+        taken(store, 0)
+        with pytest.raises(StorageError, match="cannot flush the store"):
+            taken(store)
+        with pytest.raises(StorageError, match="cannot flush the store"):
+            store.checkpoints.take(store.applied.tip)
+    crash(store)
+    again = Store(path, OPTIONS)
+    assert again.applied.tip == tip
+    again.close()
+
+
+@pytest.mark.parametrize("damage", ["checkpoint", "length", "missing"])
+def test_what_cannot_be_brought_back_is_set_aside(path: Path, damage: str, reboot: Callable[[], None]) -> None:
+    store = Store(path, OPTIONS)
+    written(store, 20)
+    store.close()
+    if damage == "checkpoint":
+        file = path.with_name("checkpoint")
+        data = bytearray(file.read_bytes())
+        data[100] ^= 1
+        file.write_bytes(data)
+    elif damage == "length":
+        os.truncate(path / "data.mdb", 16384)
+    else:
+        (path / "data.mdb").unlink()
+    reboot()
+    store = Store(path, OPTIONS)
+    assert store.applied.tip == Tip()
+    assert (path.with_name("data.damaged") / "data.mdb").exists()
+    tip = written(store, 20)
+    store.close()
+    store = Store(path, OPTIONS)
+    assert store.applied.tip == tip
+    store.close()
+
+
+def test_a_checkpoint_never_meets_another_store(path: Path, reboot: Callable[[], None]) -> None:
+    store = Store(path, OPTIONS)
+    written(store, 20)
+    store.close()
+    path.rename(path.with_name("elsewhere"))
+    Store(path, OPTIONS).close()
+    reboot()
+    store = Store(path, OPTIONS)
+    assert store.applied.tip == Tip()
+    store.close()
+
+
+def test_another_format_is_refused(path: Path) -> None:
+    Store(path, OPTIONS).close()
+    file = path.with_name("checkpoint")
+    data = bytearray(file.read_bytes())
+    data[8] = 9
+    file.write_bytes(data)
+    with pytest.raises(StorageError, match="has format 9"):
+        Store(path, OPTIONS)
+
+
+def test_a_store_that_is_not_its_checkpoints_is_refused(path: Path, reboot: Callable[[], None]) -> None:
+    Store(path, OPTIONS).close()
+    file = path.with_name("checkpoint")
+    saved = checkpoint.load(file)
+    assert saved is not None
+    checkpoint.save(file, saved._replace(tip=Tip(1, 7, 7)))
+    reboot()
+    with pytest.raises(StorageError, match="does not stand where its checkpoint says"):
+        Store(path, OPTIONS)
+
+
+def test_a_site_goes_on_where_its_log_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reboot: Callable[[], None]
+) -> None:
+    """The log is trimmed up to the checkpoint and not above, and brings back what came after it."""
+    monkeypatch.setattr(engine, "MAINTENANCE_MS", 1)
+    home = tmp_path / "home"
+    first = home / "state-1" / "log" / "00000000000000000001.log"
+    with zrep.open(home, segment_bytes=4096, retain_bytes=1) as env:
+        for number in range(50):
+            env.put(b"%d" % number, bytes(1000))
+        assert first.exists()
+        crashed = shutil.copytree(home, tmp_path / "crashed", ignore=shutil.ignore_patterns("*.sock"))
+        monkeypatch.setattr(checkpoint, "INTERVAL_MS", 1)
+        deadline = time.monotonic() + 30
+        while first.exists():
+            assert time.monotonic() < deadline, "the log is never trimmed"
+            env.put(b"0", bytes(1000))
+    reboot()
+    for path in (home, crashed):
+        with zrep.open(path) as env, env.begin() as txn:
+            assert txn.stat()["entries"] == 50
