@@ -84,7 +84,7 @@ def test_one_is_due_some_time_after_the_first_new_record(store: Store) -> None:
 
 
 def test_one_is_due_at_once_when_much_was_written(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "BYTES", 200_000)
+    monkeypatch.setattr(checkpoint, "BYTES", 100_000)
     written(store)
     assert not taken(store, 0)
     written(store, 20)

@@ -42,8 +42,8 @@ from zrep.storage.files import DISK_FULL, boot_id, read_at, sync_directory, writ
 FORMAT = 1
 INTERVAL_MS = 5000
 """How long something new waits for its checkpoint."""
-BYTES = 64 * MIB
-"""How much may be written until the next one. Pages freed since the last are not reused: the file grows by these."""
+BYTES = 16 * MIB
+"""How much may be written until the next. Pages freed since the last two are not reused: the file grows by these."""
 
 _MAGIC = b"ZREPCKPT"
 _HEADER = Struct("<8sIII")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 APPLIED = b"applied"
 _PAGE = 4096
-_PAGES = 8
+_PAGES = 5
 """What a commit of one operation writes, about; each further one adds a page, and its bytes."""
 
 
