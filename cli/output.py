@@ -12,6 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
+MARGIN = 3
+"""What a table on a terminal puts around a column, at most."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -52,17 +55,25 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], alarms:
     if sys.stdout.isatty():
         _rich_table(columns, texts, set(alarms))
         return
-    widths = [max(map(len, column)) for column in zip(columns, *texts, strict=True)]
+    widths = _widths(columns, texts)
     for line in (columns, *texts):
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _rich_table(columns: Sequence[str], texts: list[list[str]], alarms: set[int]) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*columns)
+    table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
     for number, row in enumerate(texts):
         table.add_row(*map(Text, row), style="red" if number in alarms else None)
-    Console().print(table)
+    console = Console()
+    # A narrow terminal wraps lines: rich would rather cut what is in them, addresses included.
+    console.width = max(console.width, sum(width + MARGIN for width in _widths(columns, texts)))
+    console.print(table)
+
+
+def _widths(columns: Sequence[str], texts: list[list[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(columns, *texts, strict=True)]
