@@ -65,7 +65,8 @@ def closed_loop(operations: Sequence[Operation], seconds: float) -> Timing:
         clock = time.perf_counter_ns
         try:
             now = clock()
-            while now < stop and not failures:
+            # An operation that takes longer than the whole time is measured, too.
+            while not failures and (now < stop or not begun or begun[-1] < start):
                 operation()
                 ended = clock()
                 begun.append(now)

@@ -11,6 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks import __main__ as benchmarks
+from benchmarks import goals
+from benchmarks.peers import etcd, redis
 from cli import bench_plot, bench_report
 from cli.bench_loads import catalogue, keys
 from cli.bench_samples import closed_loop, percentile, pipeline, summary
@@ -180,3 +183,36 @@ def test_keys_differ_and_repeat() -> None:
         assert first == again
         assert len({*first, *second}) == 200
         assert {len(key) for key in first} == {16}
+
+
+def test_goals_tell_ratios_and_bounds_and_what_is_missed() -> None:
+    measured: dict[tuple[str, str, str], dict[str, Any]] = {
+        ("zrep", "sync", "sequential"): {"per_second": 300.0},
+        ("etcd", "sync", "sequential"): {"per_second": 200.0},
+        ("redis", "sync", "sequential"): {"per_second": 600.0},
+        ("zrep", "sync", "failover"): {"latency_ns": {"p50": 15_000_000, "p99": 150_000_000}},
+    }
+    lines = {(line.goal, line.beside): line for line in goals.lines(measured)}
+    assert lines["P1", "etcd"].figure == 1.5
+    assert lines["P1", "etcd"].met
+    assert lines["P1", "redis"].figure == 0.5
+    assert not lines["P1", "redis"].met
+    assert lines["P7", "p50, ms"].met
+    assert not lines["P7", "p99, ms"].met
+    assert len(lines) == 4
+
+
+def test_requests_of_peers_are_encoded_as_their_protocols_say() -> None:
+    assert redis.command(b"SET", b"k", b"") == b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$0\r\n\r\n"
+    assert etcd.field(2, b"abc") == b"\x12\x03abc"
+    assert etcd.field(1, bytes(300)) == b"\x0a\xac\x02" + bytes(300)
+
+
+def test_benchmarks_run_without_peers(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    arguments = ["--seconds", "0.03", "--durability", "process", "--json", "--directory", str(tmp_path)]
+    benchmarks.main([*arguments, "--peers"])
+    report = json.loads(capsys.readouterr().out)
+    names = {result["name"] for result in report["results"]}
+    assert {"fdatasync sync sequential", "zrep process sequential", "zrep process pipelined"} <= names
+    assert report["left_out"] == []
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,132 @@
+"""What the machine can do at most: one flush, one LMDB loop, one ZeroMQ round trip, with nothing around them."""
+
+import os
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import zmq
+
+from cli.bench_loads import HOT_KEYS, keys
+from cli.bench_samples import closed_loop, summary
+
+PREALLOCATED = 64 << 20
+FRAME = 150
+PUTS = 1000
+GETS = 100
+
+Limit = Callable[[Path, float, int], dict[str, Any]]
+
+
+def fdatasync(directory: Path, seconds: float, value_bytes: int) -> dict[str, Any]:
+    """Overwrite 150 bytes of a preallocated file and flush, again and again."""
+    frame = bytes(FRAME)
+    descriptor = os.open(directory / "flushed", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, PREALLOCATED)
+        offsets = (number * FRAME % (PREALLOCATED - FRAME) for number in count())
+
+        def operation() -> None:
+            os.pwrite(descriptor, frame, next(offsets))
+            os.fdatasync(descriptor)
+
+        return summary(closed_loop([operation], seconds))
+    finally:
+        os.close(descriptor)
+
+
+def lmdb_puts(order: str, puts: int = PUTS, sync: bool = True) -> Limit:
+    """Return the limit of a local LMDB loop: transactions of so many puts, keys in this order."""
+
+    def limit(directory: Path, seconds: float, value_bytes: int) -> dict[str, Any]:
+        value = bytes(value_bytes)
+        with _environment(directory / f"lmdb-{order}-{puts}-{sync}", sync) as env:
+            stream = keys(order, 0)
+
+            def operation() -> None:
+                with env.begin(write=True) as txn:
+                    for _ in range(puts):
+                        txn.put(next(stream), value)
+
+            return summary(closed_loop([operation], seconds), puts)
+
+    return limit
+
+
+def lmdb_gets(fresh: bool) -> Limit:
+    """Return the limit of reading: gets in one transaction, or with a `fresh` one each."""
+
+    def limit(directory: Path, seconds: float, value_bytes: int) -> dict[str, Any]:
+        hot = [number.to_bytes(16, "big") for number in range(HOT_KEYS)]
+        with _environment(directory / f"lmdb-gets-{fresh}", sync=False) as env:
+            with env.begin(write=True) as txn:
+                for key in hot:
+                    txn.put(key, bytes(value_bytes))
+            rng = random.Random(2)
+            drawn = [rng.choices(hot, k=GETS) for _ in range(HOT_KEYS // GETS)]
+            chosen = (drawn[number % len(drawn)] for number in count())
+            with env.begin() as reader:
+
+                def one() -> None:
+                    get = reader.get
+                    for key in next(chosen):
+                        get(key)
+
+                def each() -> None:
+                    for key in next(chosen):
+                        with env.begin() as txn:
+                            txn.get(key)
+
+                return summary(closed_loop([each if fresh else one], seconds), GETS)
+
+    return limit
+
+
+@contextmanager
+def _environment(path: Path, sync: bool) -> Iterator["lmdb.Environment"]:
+    env = lmdb.open(str(path), map_size=1 << 36, sync=sync, lib_version=0)
+    try:
+        yield env
+    finally:
+        env.close()
+
+
+def zmq_round_trip(directory: Path, seconds: float, value_bytes: int) -> dict[str, Any]:
+    """Send a message of a value's size from a DEALER to a ROUTER of another thread, over tcp, and back."""
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as router, context.socket(zmq.DEALER) as dealer:
+        port = router.bind_to_random_port("tcp://127.0.0.1")
+        dealer.connect(f"tcp://127.0.0.1:{port}")
+
+        def echo() -> None:
+            while len((frames := router.recv_multipart())[1]):
+                router.send_multipart(frames)
+
+        thread = threading.Thread(target=echo, name="echo", daemon=True)
+        thread.start()
+        frame = bytes(value_bytes)
+
+        def operation() -> None:
+            dealer.send(frame)
+            dealer.recv()
+
+        told = summary(closed_loop([operation], seconds))
+        dealer.send(b"")
+        thread.join()
+        return told
+
+
+LIMITS: tuple[tuple[str, str, str, Limit], ...] = (
+    ("fdatasync", "sync", "sequential", fdatasync),
+    ("zmq", "process", "sequential", zmq_round_trip),
+    ("lmdb", "sync", "sequential", lmdb_puts("sequential", 1)),
+    ("lmdb", "sync", "pipelined", lmdb_puts("sequential")),
+    ("lmdb", "sync", "pipelined-random", lmdb_puts("random")),
+    ("lmdb", "sync", "reads", lmdb_gets(fresh=False)),
+    ("lmdb", "sync", "reads-fresh", lmdb_gets(fresh=True)),
+)
+"""Who, durability, the work of ours that it is beside, and how it is measured."""
