@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 import zrep
-from tests.unit.test_store import OPTIONS, Script
-from zrep import engine
+from tests.unit.test_store import OPTIONS, SITE, Script
+from zrep import codec, engine
 from zrep.errors import DiskFullError, StorageError
 from zrep.options import MIB, MILLISECOND, Options
-from zrep.records import Op, Tip
+from zrep.records import Config, Kind, Member, Op, Tip
 from zrep.storage import checkpoint, home
 from zrep.storage.store import Store
 
@@ -128,6 +128,15 @@ def test_a_clean_close_leaves_nothing_to_replay(path: Path, reboot: Callable[[],
     store = Store(path, OPTIONS)
     assert store.applied.tip == tip
     store.close()
+
+
+def test_a_configuration_is_checkpointed_at_once(store: Store) -> None:
+    script = Script()
+    config = script.add(Kind.CONFIG, codec.encode_config(Config((Member(SITE),))))
+    script.commit((Op.PUT, None, b"k", b"v"))
+    for record in script.records:
+        store.apply([record])
+    assert store.checkpoints.tip.lsn == config.lsn
 
 
 def test_a_larger_map_has_a_checkpoint_before_the_next_write(path: Path, reboot: Callable[[], None]) -> None:

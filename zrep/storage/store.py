@@ -139,8 +139,11 @@ class Store:
 
     def became(self, applied: Applied, catalogue: Catalogue, nbytes: int) -> None:
         """Note what an image's commit has made of the store, and about how much it wrote."""
+        reconfigured = applied.config is not self.applied.config
         self.applied, self.catalogue = applied, catalogue
         self.checkpoints.wrote(nbytes)
+        if reconfigured:  # opening asks the store, before it has the log, who votes and whether the log was flushed
+            self.checkpoints.take(applied.tip)
 
     def checkpoint(self, now: Nanoseconds, collect: Callable[[], None]) -> None:
         """Start a checkpoint if one is due. `collect` has the engine call `checkpoints.collect`, from any thread."""
@@ -249,6 +252,7 @@ def _open(path: Path, options: Options) -> lmdb.Environment:
                 map_size=size,
                 max_dbs=MAX_DBS,
                 max_readers=options.max_readers,
+                max_spare_txns=1,
                 sync=False,
                 mode=0o700,
                 **ENGINE,
