@@ -132,4 +132,4 @@ def _is_node(pid: int, home: str) -> bool:
 
 
 def _ps(pid: int, column: str) -> str:
-    return subprocess.run(["ps", "-p", str(pid), "-o", column], capture_output=True, text=True).stdout.strip()
+    return subprocess.run(["ps", "-ww", "-p", str(pid), "-o", column], capture_output=True, text=True).stdout.strip()

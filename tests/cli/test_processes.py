@@ -13,6 +13,15 @@ from cli import processes
 from cli.processes import Node
 
 
+@pytest.fixture(autouse=True, params=["proc", "ps"])
+def source(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where facts about processes come from: /proc, or `ps` where there is none."""
+    if request.param == "ps":
+        monkeypatch.setattr(processes, "HAS_PROC", False)
+    elif not processes.HAS_PROC:
+        pytest.skip("this system has no /proc")
+
+
 @pytest.fixture
 def stranger() -> Iterator["subprocess.Popen[bytes]"]:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
@@ -23,11 +32,13 @@ def stranger() -> Iterator["subprocess.Popen[bytes]"]:
 
 def node_like(home: str) -> "subprocess.Popen[bytes]":
     """Start a process whose command line is that of a node of `home`."""
-    return subprocess.Popen([sys.executable, "-c", "input()", "zrep_cli", home], stdin=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-c", "input()", "zrep_cli", "node", home, "--bind"], stdin=subprocess.PIPE
+    )
 
 
 def test_a_stranger_with_a_remembered_pid_is_not_signalled(stranger: "subprocess.Popen[bytes]") -> None:
-    for started in ("", "1", Path(f"/proc/{os.getpid()}/stat").read_text().split()[21]):
+    for started in ("", "1", processes._start_of(os.getpid())):
         node = Node(1, "home", "tcp://127.0.0.1:1", stranger.pid, started)
         assert not node.running
         assert not node.signal(signal.SIGKILL)
