@@ -15,6 +15,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,6 +37,7 @@ from zrep.storage.store import Store
 from zrep.transaction import Transaction
 
 OPEN_TIMEOUT_MS = 10_000
+CREATE_ATTEMPTS = 50
 _DATABASE_FLAGS = ("reverse_key", "dupsort", "integerkey", "integerdup", "dupfixed")
 _environments: "weakref.WeakSet[Environment]" = weakref.WeakSet()
 
@@ -57,7 +59,7 @@ def open(
     max_dbs: int | None = None,
     max_spare_txns: int = 0,
     lock: bool = True,
-    lib_version: int = -1,
+    lib_version: int | None = None,
     *,
     options: Options | None = None,
     **zrep_options: Any,
@@ -83,10 +85,11 @@ def open(
         "map_size": map_size,
         "max_dbs": max_dbs,
     }
-    _refuse_the_impossible(asked, lib_version)
-    for name, number in (("map_size", map_size), ("max_readers", max_readers), ("max_dbs", max_dbs or 0)):
-        if number < 0:
+    numbers = {"map_size": map_size, "max_readers": max_readers, "max_dbs": max_dbs, "lib_version": lib_version}
+    for name, number in numbers.items():
+        if number is not None and number < 0:
             raise OverflowError(f"{name} must be >= 0")
+    _refuse_the_impossible(asked, lib_version)
     if max_readers == 0:
         raise lmdb_error(lmdb.InvalidParameterError, "mdb_env_set_maxreaders", errno.EINVAL)
     settings = dict(zrep_options)
@@ -124,14 +127,14 @@ def _open_read_only(path: str, asked: dict[str, Any]) -> "Environment":
     return env
 
 
-def _refuse_the_impossible(asked: Mapping[str, Any], lib_version: int) -> None:
+def _refuse_the_impossible(asked: Mapping[str, Any], lib_version: int | None) -> None:
     if not asked["subdir"]:
         raise OptionError("subdir=False is not possible: a home is a directory, with a log beside the data")
     if asked["writemap"]:
         raise OptionError("writemap=True is not possible: writes that may still be rolled back must not reach the map")
     if not asked["lock"]:
         raise OptionError("lock=False is not possible: the engine and other processes share the data by LMDB's locks")
-    if lib_version not in (-1, 0):
+    if lib_version:
         raise OptionError(f"lib_version={lib_version} is not possible: every site uses LMDB 0.9, lib_version=0")
 
 
@@ -190,6 +193,7 @@ class Environment:
         self._path = os.fspath(path)
         self._store: Store | StoreReader = opened.store
         self._lmdb: lmdb.Environment = opened.store.env
+        self._begin_read: Any = self._lmdb.begin
         self.main = opened.store.main
         self._names: set[bytes] = set()
         self._writer: weakref.ref[Transaction] | None = None
@@ -241,6 +245,8 @@ class Environment:
         on LMDB's writer lock, for its turn. `timeout_ms` limits the wait: NoMasterError; NotMasterError at
         a client site.
         """
+        if not (write or parent or token or linearizable):
+            return self._begin_read(db or self.main, None, False, buffers)
         if token is not None:
             self.engine.wait_applied(token.position, self._timeout(timeout_ms))
         if linearizable:
@@ -254,7 +260,7 @@ class Environment:
             self._check_parent(parent)
             reason = "Read-only child transactions require the LMDB 1.0 engine."
             raise lmdb_error(lmdb.InvalidParameterError, reason, errno.EINVAL)
-        return self._lmdb.begin(self.main if db is None else db, None, False, buffers)  # type: ignore[call-overload]
+        return self._begin_read(db or self.main, None, False, buffers)
 
     def _timeout(self, timeout_ms: int | None) -> int:
         return self.engine.options.ack_timeout_ms if timeout_ms is None else timeout_ms
@@ -315,13 +321,20 @@ class Environment:
         if txn is not None:
             return self._create_in(txn, name, flags)
         self.engine.writers.check_thread()
-        result = self.write(Batch().create(name, flags))
+        result = self._create(name, flags)
         if result.token is not None:
             self.engine.wait_applied(result.token.position, self._timeout(None))
         return self._store.handle(name)
 
     def _create_in(self, txn: Transaction, name: bytes, flags: int) -> "lmdb._Database":
         return txn.child.create(name, flags)
+
+    def _create(self, name: bytes, flags: int) -> CommitResult:
+        """Create a database through the master. A group has only so many spare slots; the next one has more."""
+        for _ in range(CREATE_ATTEMPTS):
+            with suppress(lmdb.DbsFullError):
+                return self.write(Batch().create(name, flags))
+        return self.write(Batch().create(name, flags))
 
     def _check_limit(self, name: bytes) -> None:
         limit = self.asked.get("max_dbs")
@@ -484,7 +497,8 @@ class Environment:
         # lmdb's destructor would wait for a write transaction whose thread exists only in the parent.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._lmdb))
         self._closed = True
-        self.engine = self._lmdb = self._store = _Absent(lambda: ForkError(_FORKED))  # type: ignore[assignment]
+        self.engine = self._lmdb = self._store = absent = _Absent(lambda: ForkError(_FORKED))  # type: ignore[assignment]
+        self._begin_read = lambda *args: absent.begin
 
 
 _FORKED = "the environment was opened before a fork and is the parent's: fork before opening, or spawn the process"

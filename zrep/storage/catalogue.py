@@ -76,7 +76,7 @@ class Catalogue:
     def __init__(self, handles: Mapping[bytes | None, "lmdb._Database"]) -> None:
         self.handles = MappingProxyType(dict(handles))
         """By name; None is the main database."""
-        self.names = MappingProxyType({id(handle): name for name, handle in handles.items()})
+        self.names = {id(handle): name for name, handle in handles.items()}
         """By handle's identity: LMDB's handles live as long as the environment, and cannot be hashed safely."""
 
     def with_database(self, name: bytes, handle: "lmdb._Database") -> "Catalogue":

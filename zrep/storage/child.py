@@ -21,8 +21,10 @@ from zrep.storage.failures import closed, databases_full, lmdb_error, not_found
 if TYPE_CHECKING:
     from zrep.storage.group import Group
 
-OP_BYTES = 16
-"""What an operation costs in a record besides its key and value, at most."""
+OP_BYTES = 24
+"""What an operation costs in a record besides its key and value, about."""
+_PUT = int(Op.PUT)
+_UNKNOWN: Any = object()
 
 
 class Child:
@@ -50,6 +52,7 @@ class Child:
         self.buffers = buffers
         self.ops: list[tuple[Any, ...]] = []
         self.nbytes = 0
+        self._limit = group.record_bytes
         self._lmdb: lmdb.Transaction | None = txn
         self._leave = leave
         self._error: ZrepError | None = None
@@ -70,7 +73,9 @@ class Child:
         """Store a pair, as lmdb.Transaction.put does."""
         with self.lock:
             txn = self.txn or self.refuse()
-            name = self.name(db)
+            name = self.catalogue.names.get(id(db), _UNKNOWN)
+            if name is _UNKNOWN:
+                self.name(db)
             try:
                 stored = txn.put(key, value, dupdata, overwrite, append, db)
             except lmdb.MapFullError:
@@ -119,8 +124,8 @@ class Child:
                 self.group.out_of_slots = True
                 raise databases_full("too many of this kind are created in one transaction, call open_db without txn")
             self.catalogue = slots.assign(txn, self.catalogue, name, handle)
-            self.ops.append((Op.CREATE_DB, name, flags))
-            self.nbytes += len(name) + OP_BYTES
+            self.ops.append((int(Op.CREATE_DB), name, flags))
+            self.nbytes += OP_BYTES
             return handle
 
     def run(self, code: int, name: bytes | None, key: bytes, value: bytes | None) -> None:
@@ -159,14 +164,19 @@ class Child:
 
     def note_put(self, name: bytes | None, key: Any, value: Any) -> None:
         """Capture a pair that was stored. Called under the lock."""
-        key, value = as_bytes(key), as_bytes(value)
-        self.ops.append((Op.PUT, name, key, value))
-        self.nbytes += len(key) + len(value) + OP_BYTES + (len(name) if name else 0)
+        if type(key) is not bytes:
+            key = as_bytes(key)
+        if type(value) is not bytes:
+            value = as_bytes(value)
+        self.ops.append((_PUT, name, key, value))
+        self.nbytes += len(key) + len(value) + OP_BYTES
+        if self.nbytes > self._limit:
+            self.ops.clear()  # it will be refused: do not gather without end until then
 
     def note(self, code: Op, name: bytes | None, *operands: bytes) -> None:
         """Capture another operation that took effect. Called under the lock."""
-        self.ops.append((code, name, *operands))
-        self.nbytes += sum(map(len, operands)) + OP_BYTES + (len(name) if name else 0)
+        self.ops.append((int(code), name, *operands))
+        self.nbytes += sum(map(len, operands)) + OP_BYTES
 
     # Its life.
 

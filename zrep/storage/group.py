@@ -62,7 +62,7 @@ class Group:
         """Whether a child found no slot for a new database: the next group has some."""
         self._leave = leave
         self._image = store.image(tail)
-        self._record_bytes = record_bytes
+        self.record_bytes = record_bytes
         self._nbytes = 0
         self._npages = 0
         self._seq_by_session: dict[str, int] = {}
@@ -74,7 +74,7 @@ class Group:
 
     @property
     def full(self) -> bool:
-        if self._nbytes >= min(FULL_BYTES, self._record_bytes // 2) or self._npages >= FULL_PAGES:
+        if self._nbytes >= min(FULL_BYTES, self.record_bytes // 2) or self._npages >= FULL_PAGES:
             return True
         return self.out_of_slots and bool(self.txns)
 
@@ -211,8 +211,8 @@ class Group:
 
     def check_size(self, nbytes: int) -> None:
         """Raise TxnTooLargeError for a transaction that no record can hold."""
-        if nbytes > self._record_bytes:
+        if nbytes > self.record_bytes:
             raise TxnTooLargeError(
-                f"the transaction has {nbytes} bytes and a record holds {self._record_bytes}: "
+                f"the transaction has {nbytes} bytes and a record holds {self.record_bytes}: "
                 f"nothing was applied, split it (option record_bytes)"
             )
