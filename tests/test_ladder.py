@@ -18,7 +18,7 @@ RUNGS = (
     {"zrep.codec", "zrep.ports"},
     {"zrep.bus", "zrep.replica", "zrep.storage"},
     {"zrep.opening", "zrep.dispatch", "zrep.solo"},
-    {"zrep.commits", "zrep.forwarding", "zrep.reads"},
+    {"zrep.commits", "zrep.forwarding", "zrep.reads", "zrep.writing"},
     {"zrep.engine", "zrep.service"},
     {"zrep.environment", "zrep.transaction", "zrep.cursor"},
     {"zrep.site", "zrep.client"},

@@ -5,9 +5,9 @@ It owns the log, the LMDB write transaction, all sockets and the timers. One tur
     poll ─► arrivals ─► calls ─► writes ─► timers ─► effects: meta, early sends, ONE flush, sends ─► apply, answer
 
 Application threads hand it work through one inbox with one wake-up and wait on a ticket. A put, end to end:
-its child transaction merges into the open group (`storage.group`); when no writer waits the group is
-sealed into a record, published and flushed; when a majority holds it, it is committed and its writers
-are answered (`commits`). What the machine decides is `replica`'s business, never this file's.
+its child transaction merges into the open group (`writing`); when no writer waits the group is sealed into
+a record, published and flushed; when a majority holds it, it is committed and its writers are answered
+(`commits`). What the machine decides is `replica`'s business, never this file's.
 """
 
 import atexit
@@ -18,8 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from itertools import islice
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from zrep import codec
 from zrep.bus.arrivals import Arrival, ClientRequest, Connected, ConnectFailed, Disconnected, DuplicateSite
@@ -28,11 +27,9 @@ from zrep.commits import Answer, Commits, Ticket, into
 from zrep.errors import (
     DiskFullError,
     NoMasterError,
-    NotAppliedError,
     NotMasterError,
     ProtocolError,
     StorageError,
-    UnknownOutcomeError,
     ZrepError,
 )
 from zrep.events import ConnectBroken, ConnectEstd, ConnectTryFailed, Event, Panic, StorageFailed
@@ -42,19 +39,13 @@ from zrep.messages import Forward, ForwardReply, Message, Status, Type
 from zrep.options import MILLISECOND, AckPolicy, Options
 from zrep.ports import Log, MetaFile
 from zrep.reads import Reads
-from zrep.records import Member, Record
+from zrep.records import Member
 from zrep.replica.replica import Replica, Role
-from zrep.storage.group import Group, Phase
-from zrep.storage.sessions import Verdict
 from zrep.storage.store import Store
-from zrep.storage.writers import Writers
+from zrep.writing import Write, Writing
 
 ARRIVALS_PER_TURN = 256
-APPLY_BYTES = 4 << 20
-"""Records applied in one LMDB transaction at most; the turn goes on in between."""
 MAINTENANCE_MS = 10_000
-REFUSED = 256
-"""Most refusals that are remembered: a repeat of a request that was refused must not succeed."""
 
 _T = TypeVar("_T")
 
@@ -74,15 +65,6 @@ class Transport(Protocol):
     def tick(self, now: Nanoseconds) -> None: ...
     def deadline(self) -> Nanoseconds | None: ...
     def close(self) -> None: ...
-
-
-class Write(NamedTuple):
-    """A batch for the master to run, from this site, another one, or a foreign client."""
-
-    batch: Batch
-    session: str
-    seq: int
-    ticket: Ticket
 
 
 class Call(NamedTuple):
@@ -116,7 +98,6 @@ class Engine:
         self.options = options
         self.failure: ZrepError | None = None
         """Why the site stopped; None while it runs."""
-        self.writers = Writers(self.wake)
         self._metafile = metafile
         self._on_event = on_event
         self._on_request = on_request
@@ -130,25 +111,17 @@ class Engine:
         self._closed = False
         """Set before the inbox is emptied for the last time: who puts something in later empties it himself."""
         self._calls: deque[Call] = deque()
-        self._writes: deque[Write] = deque()
         self._new_writes: deque[tuple[Batch, Ticket]] = deque()
 
-        self._group: Group | None = None
-        self._group_gen: Gen = 0
-        self._tail_end: Lsn = 0
-        """The last LSN that the group was begun with: the log's end then, permanent or not."""
-        self._covers: Lsn = 0
-        """The last LSN that the group holds: that of its own record, once it is sealed."""
-        self._gathering: list[Ticket] = []
-        """Who waits for the open group."""
-        self._revoke_at: Nanoseconds = 0
-        self._revoking: Any = None
         self._commits = Commits(replica, self._site)
+        self._writing = Writing(
+            replica=replica, log=log, store=store, commits=self._commits, options=options, wake=self.wake
+        )
+        self.writers = self._writing.writers
         seeds = random.SystemRandom()
         self._forwarding = Forwarding(replica, options, lambda: f"{seeds.getrandbits(128):032x}", self.run)
         self._reads = Reads(replica, options, seeds.getrandbits(48))
         self._applied_waits: list[tuple[Lsn, Nanoseconds, Callable[[Exception | None], None]]] = []
-        self._refused: dict[tuple[str, int], Exception] = {}
         self._maintenance_at: Nanoseconds = 0
         self._config = replica.config
         self._followed: tuple[Gen, SiteId | None] = (0, None)
@@ -232,11 +205,8 @@ class Engine:
         return Ticket(self.options.ack_policy if acks is None else acks, deadline, answer)
 
     def committed(self, ticket: Ticket) -> None:
-        """A child has merged: `ticket` waits for its group. Called by the writer, before it leaves.
-
-        The engine neither seals the group nor ends it meanwhile, not even to stop.
-        """
-        self._gathering.append(ticket)
+        """A child has merged: `ticket` waits for its group. Called by the writer, before it leaves."""
+        self._writing.committed(ticket)
 
     def submit(self, batch: Batch, ticket: Ticket) -> None:
         """Run a batch at the master, which may be another site."""
@@ -309,7 +279,7 @@ class Engine:
     def _sleep(self) -> None:
         """Wait for a socket, a wake-up or the next deadline; not at all while something is queued."""
         self._asleep = True
-        if not (self._woken or self._stopping or (self._writes and self._can_write())):
+        if not (self._woken or self._stopping or self._writing.can_run):
             self._poll()
         self._asleep = self._woken = False
 
@@ -324,10 +294,8 @@ class Engine:
                 self._reads.deadline,
                 self.store.checkpoints.deadline,
                 self._maintenance_at,
-                self._revoke_at if self._revoking is not None else None,
                 *(deadline for _, deadline, _ in self._applied_waits),
-                *(write.ticket.deadline for write in islice(self._writes, 1)),
-                *(ticket.deadline for ticket in self._gathering[:1]),
+                *self._writing.deadlines,
             )
             if at is not None
         ]
@@ -360,8 +328,8 @@ class Engine:
             self._forwarding.tick(now)
         self._reads.tick(now)
         self._expire_waits(now)
-        self._expire_queued(now)
-        self._revoke_forgotten(now)
+        self._writing.expire(now)
+        self._writing.revoke_forgotten(now)
         self.store.checkpoint(now, self._checkpointed)
         if now >= self._maintenance_at:
             self._maintenance_at = now + MAINTENANCE_MS * MILLISECOND
@@ -408,169 +376,22 @@ class Engine:
         self._logger.info("%s", event)
         self._on_event(event)
 
-    # The group transaction (architecture §5).
+    # Writes: run here, or forwarded.
 
     @property
     def _applied(self) -> Lsn:
         return self.store.applied.tip.lsn
 
-    def _can_write(self) -> bool:
-        return self._group is not None and self._group.phase is Phase.OPEN and not self.writers.busy
-
     def _advance(self, now: Nanoseconds) -> None:
-        """Move the group on as far as it goes: end it, open the next, run what is queued, seal it."""
-        replica = self.replica
-        followed = (replica.gen, replica.master)
+        """Move on what is written and applied, and answer who can be answered."""
+        followed = (self.replica.gen, self.replica.master)
         if followed != self._followed:
             self._followed = followed
             self._master_changed()
-        if self._group is not None and (replica.role is not Role.MASTER or self._group_gen != replica.gen):
-            self._lose_group()
-        if self._group is None and replica.role is Role.CLIENT:
-            self._apply(replica.perm)
-        elif replica.role is Role.MASTER:
-            self._end_group()
-            if self._group is None:
-                self._open_group()
-            self._run_writes(now)
-            self._seal(now)
+        self._writing.advance(now, self._not_master)
         self._commits.settle(self._applied, now)
         self._reads.settle()
         self._answer_waits()
-
-    def _apply(self, perm: Lsn) -> None:
-        """Bring the store up to `perm`: only what is permanent is ever committed to it (R17)."""
-        if self._applied >= perm:
-            return
-        while (first := self._applied + 1) <= perm:
-            self.store.apply(self.log.read(first, perm, APPLY_BYTES))
-        self.replica.set_applied(self._applied)
-
-    def _open_group(self) -> None:
-        """Begin a group that builds on the whole log, permanent or not."""
-        self._apply(self.replica.perm)
-        tail = self._read_log(self._applied + 1, self.log.tip.lsn)
-        group = Group(self.store, self.options.record_bytes, self.writers.leave, tail)
-        self._group, self._group_gen = group, self.replica.gen
-        self._tail_end = self._covers = self.log.tip.lsn
-        self.writers.admit(group)
-
-    def _read_log(self, first: Lsn, last: Lsn) -> list[Record]:
-        records: list[Record] = []
-        while first <= last:
-            records += self.log.read(first, last, APPLY_BYTES)
-            first = records[-1].lsn + 1
-        return records
-
-    def _end_group(self) -> None:
-        """Commit the group if all it holds is permanent: it was sealed, or it holds nothing of its own."""
-        group, perm = self._group, self.replica.perm
-        if group is None or perm < self._covers or perm == self._applied:
-            return
-        if group.phase is Phase.OPEN:
-            self.writers.hold()
-            if group.merged or self.writers.busy or self._gathering:
-                self.writers.admit(group)
-                return
-            group.seal()
-            self._covers = perm
-        group.commit(self._read_log(self._tail_end + 1, self._covers))
-        self._group = None
-        self.replica.set_applied(self._applied)
-
-    def _run_writes(self, now: Nanoseconds) -> None:
-        """Run queued batches as children, unless an application's writer is in."""
-        if not self._writes or self._group is None or self._group.phase is not Phase.OPEN:
-            return
-        group = self.writers.enter_at_once()
-        if group is None:
-            return
-        while self._writes and not group.full:
-            write = self._writes.popleft()
-            if write.ticket.deadline > now:
-                self._run_write(group, write)
-            else:
-                write.ticket.reject(_waited_too_long())
-        self.writers.leave_at_once()
-
-    def _run_write(self, group: Group, write: Write) -> None:
-        ticket, name, merged = write.ticket, (write.session, write.seq), group.merged
-        try:
-            if name in self._refused:
-                raise self._refused[name]
-            answer = group.run_batch(write.batch, write.session, write.seq)
-        except Exception as error:
-            # What it saw may rest on records that are not permanent: it is told when they are.
-            ticket.verdict, ticket.wrote = error, False
-            self._gathering.append(ticket)
-            if write.session:
-                self._remember_refusal(name, error)
-            return
-        if answer.verdict is Verdict.UNKNOWN:
-            ticket.reject(UnknownOutcomeError("this session is not remembered: the write may have happened"))
-        elif answer.position is not None:
-            self._commits.sealed(answer.position, [ticket], self._applied, self.replica.state.now)
-        else:
-            ticket.wrote = answer.verdict is Verdict.DONE or group.merged > merged
-            self._gathering.append(ticket)
-
-    def _remember_refusal(self, name: tuple[str, int], error: Exception) -> None:
-        """A second copy of the request is refused, too, whatever has changed: the caller may know already."""
-        self._refused[name] = error
-        while len(self._refused) > REFUSED:
-            del self._refused[next(iter(self._refused))]
-
-    def _expire_queued(self, now: Nanoseconds) -> None:
-        """Tell who waits for a group that cannot move on, because of another's transaction or a missing majority.
-
-        The queues are about as old as their first; an entry of less patience behind it is told a little late.
-        """
-        while self._writes and self._writes[0].ticket.deadline <= now:
-            self._writes.popleft().ticket.reject(_waited_too_long())
-        while self._gathering and self._gathering[0].deadline <= now:
-            self._gathering.pop(0).reject(
-                UnknownOutcomeError("another write transaction is open for too long: this one may still happen")
-            )
-
-    def _seal(self, now: Nanoseconds) -> None:
-        """Seal the group when its writers are done, and send its record on the way."""
-        group = self._group
-        if group is None or group.phase is not Phase.OPEN:
-            return
-        if self.writers.take() is None:
-            if self._gathering and not group.merged:
-                self._answer_readers(now)
-            return
-        payload = group.seal()
-        assert payload is not None
-        position = self.replica.submit(now, payload)
-        self._covers = position.lsn
-        tickets, self._gathering = self._gathering, []
-        self._commits.sealed(position, tickets, self._applied, now)
-
-    def _answer_readers(self, now: Nanoseconds) -> None:
-        """Writers that wrote nothing wait only for what they read: the tail under the group."""
-        group = self.writers.enter_at_once()  # so that nobody merges meanwhile and is told the same
-        if group is None:
-            return
-        if not group.merged:
-            tickets, self._gathering = self._gathering, []
-            position = Position(self.replica.gen_at(self._covers), self._covers)
-            self._commits.sealed(position, tickets, self._applied, now)
-        self.writers.leave()
-
-    def _lose_group(self) -> None:
-        """Mastership is lost: whoever writes is told at its next operation; nothing of it was sealed."""
-        group = self._group
-        assert group is not None
-        self.writers.refuse(self._not_master)
-        error = NotAppliedError("this site is not master any more and the transaction did not happen: run it again")
-        if not group.lose(error):
-            return
-        self._group = None
-        tickets, self._gathering = self._gathering, []
-        for ticket in tickets:
-            ticket.reject(error)
 
     def _not_master(self) -> ZrepError:
         member = self.replica.config.member(self.replica.master)
@@ -584,42 +405,26 @@ class Engine:
             address,
         )
 
-    def _revoke_forgotten(self, now: Nanoseconds) -> None:
-        """A write transaction must not stop the group for ever (write_txn_timeout_ms)."""
-        child = self._group.child if self._group is not None else None
-        if child is None or child is not self._revoking:
-            self._revoking = child
-            self._revoke_at = now + self.options.write_txn_timeout_ms * MILLISECOND
-        elif now >= self._revoke_at and self._group is not None:
-            limit = self.options.write_txn_timeout_ms
-            self._group.doom(
-                NotAppliedError(f"the write transaction was open for more than {limit} ms and was ended: run it again"),
-                now=True,
-            )
-
-    # Batches: run here, or forwarded.
-
     def _sort_writes(self, now: Nanoseconds) -> None:
         """Take new writes from the inbox: a master runs them, a client forwards them."""
         new = self._new_writes
         for _ in range(len(new)):
             batch, ticket = new.popleft()
             if self.replica.role is Role.MASTER:
-                self._writes.append(Write(batch, "", 0, ticket))
+                self._writing.add(Write(batch, "", 0, ticket))
             else:
                 self._forwarding.add(batch, ticket, now)
 
     def run(self, batch: Batch, session: str, seq: int, ticket: Ticket) -> None:
         """Run a request of a session, or of a foreign program; on the engine's thread, at the master."""
-        self._writes.append(Write(batch, session, seq, ticket))
+        self._writing.add(Write(batch, session, seq, ticket))
 
     def _master_changed(self) -> None:
         """Somebody else is master, or nobody: what waits to run here is sent to where it belongs."""
         if self.replica.role is Role.MASTER:
             return
         self.writers.refuse(self._not_master)
-        local, self._writes = self._writes, deque()
-        for write in local:
+        for write in self._writing.take_queue():
             if write.session:
                 write.ticket.reject(NoMasterError("this site is not master any more"))
             else:
@@ -685,15 +490,8 @@ class Engine:
         """Tell everybody who waits, and let go of everything."""
         self._stopping = True
         failure = self._refusal()
-        gone = NotAppliedError("the site stopped, the transaction did not happen")
-        self.writers.refuse(lambda: failure)
-        if self._group is not None:
-            self._group.stop(gone if self.failure else None)
-        for ticket in self._gathering:
-            ticket.reject(gone)
+        self._writing.stop(failure, failed=self.failure is not None)
         self._commits.abandon()
-        for write in self._writes:
-            write.ticket.reject(failure)
         self._forwarding.abandon(failure)
         self._reads.abandon(failure)
         for _, _, done in self._applied_waits:
@@ -701,10 +499,6 @@ class Engine:
         self._closed = True
         self._refuse_inbox()
         self.transport.close()
-
-
-def _waited_too_long() -> NotAppliedError:
-    return NotAppliedError("the write waited too long and did not happen: run it again")
 
 
 def _taken(queue: "deque[_T]") -> Iterator[_T]:

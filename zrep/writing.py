@@ -1,0 +1,285 @@
+"""A master's writes: the group transaction from its opening to its end (architecture §5).
+
+    open ─► children run: application threads through `writers`, queued batches by the engine
+         ─► seal: nobody waits to write any more; one record, on its way ─► permanent ─► commit: visible
+
+What is sealed is the log's; who waits for it is `commits`' business. All methods but `committed` are the
+engine's thread's.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from zrep.commit import Batch
+from zrep.commits import Commits, Ticket
+from zrep.errors import NotAppliedError, UnknownOutcomeError, ZrepError
+from zrep.ids import Gen, Lsn, Nanoseconds, Position
+from zrep.options import MILLISECOND, Options
+from zrep.ports import Log
+from zrep.records import Record
+from zrep.replica.replica import Replica, Role
+from zrep.storage.group import Group, Phase
+from zrep.storage.sessions import Verdict
+from zrep.storage.store import Store
+from zrep.storage.writers import Writers
+
+APPLY_BYTES = 4 << 20
+"""Records read and applied at a time at most."""
+REFUSED = 256
+"""Most refusals that are remembered: a repeat of a request that was refused must not succeed."""
+
+
+class Write(NamedTuple):
+    """A batch for the master to run, from this site, another one, or a foreign client."""
+
+    batch: Batch
+    session: str
+    seq: int
+    ticket: Ticket
+
+
+class Writing:
+    """The open group, what is queued for it, and who waits for it."""
+
+    def __init__(
+        self,
+        *,
+        replica: Replica,
+        log: Log,
+        store: Store,
+        commits: Commits,
+        options: Options,
+        wake: Callable[[], None],
+    ) -> None:
+        self.writers = Writers(wake)
+        self._replica = replica
+        self._log = log
+        self._store = store
+        self._commits = commits
+        self._options = options
+        self._queue: deque[Write] = deque()
+        self._group: Group | None = None
+        self._gen: Gen = 0
+        """The reign in which the group was opened."""
+        self._tail_end: Lsn = 0
+        """The last LSN that the group was begun with: the log's end then, permanent or not."""
+        self._covers: Lsn = 0
+        """The last LSN that the group holds: that of its own record, once it is sealed."""
+        self._gathering: list[Ticket] = []
+        """Who waits for the open group."""
+        self._revoke_at: Nanoseconds = 0
+        self._revoking: Any = None
+        self._refused: dict[tuple[str, int], Exception] = {}
+
+    @property
+    def can_run(self) -> bool:
+        """Whether something is queued that could run now."""
+        group = self._group
+        return bool(self._queue) and group is not None and group.phase is Phase.OPEN and not self.writers.busy
+
+    @property
+    def deadlines(self) -> list[Nanoseconds]:
+        """When something here is to be given up."""
+        found = [write.ticket.deadline for write in (self._queue[0],)] if self._queue else []
+        found += [ticket.deadline for ticket in self._gathering[:1]]
+        return [*found, self._revoke_at] if self._revoking is not None else found
+
+    def committed(self, ticket: Ticket) -> None:
+        """A child has merged: `ticket` waits for its group. Called by the writer, before it leaves.
+
+        The engine neither seals the group nor ends it meanwhile, not even to stop.
+        """
+        self._gathering.append(ticket)
+
+    def add(self, write: Write) -> None:
+        """Queue a batch."""
+        self._queue.append(write)
+
+    def take_queue(self) -> deque[Write]:
+        """Hand out what has not run: this site is not master any more."""
+        queue, self._queue = self._queue, deque()
+        return queue
+
+    # The life of a group.
+
+    def advance(self, now: Nanoseconds, refusal: Callable[[], ZrepError]) -> None:
+        """Move the group on as far as it goes; `refusal` is what writers are told at a client site."""
+        replica = self._replica
+        if self._group is not None and (replica.role is not Role.MASTER or self._gen != replica.gen):
+            self._lose_group(refusal)
+        if self._group is None and replica.role is Role.CLIENT:
+            self._apply(replica.perm)
+        elif replica.role is Role.MASTER:
+            self._end_group()
+            if self._group is None:
+                self._open_group()
+            self._run_queue(now)
+            self._seal(now)
+
+    def _apply(self, perm: Lsn) -> None:
+        """Bring the store up to `perm`: only what is permanent is ever committed to it (R17)."""
+        store = self._store
+        if store.applied.tip.lsn >= perm:
+            return
+        while (first := store.applied.tip.lsn + 1) <= perm:
+            store.apply(self._log.read(first, perm, APPLY_BYTES))
+        self._replica.set_applied(store.applied.tip.lsn)
+
+    def _open_group(self) -> None:
+        """Begin a group that builds on the whole log, permanent or not."""
+        self._apply(self._replica.perm)
+        tail = self._read_log(self._store.applied.tip.lsn + 1, self._log.tip.lsn)
+        group = Group(self._store, self._options.record_bytes, self.writers.leave, tail)
+        self._group, self._gen = group, self._replica.gen
+        self._tail_end = self._covers = self._log.tip.lsn
+        self.writers.admit(group)
+
+    def _read_log(self, first: Lsn, last: Lsn) -> list[Record]:
+        records: list[Record] = []
+        while first <= last:
+            records += self._log.read(first, last, APPLY_BYTES)
+            first = records[-1].lsn + 1
+        return records
+
+    def _end_group(self) -> None:
+        """Commit the group if all it holds is permanent: it was sealed, or it holds nothing of its own."""
+        group, perm = self._group, self._replica.perm
+        if group is None or perm < self._covers or perm == self._store.applied.tip.lsn:
+            return
+        if group.phase is Phase.OPEN:
+            self.writers.hold()
+            if group.merged or self.writers.busy or self._gathering:
+                self.writers.admit(group)
+                return
+            group.seal()
+            self._covers = perm
+        group.commit(self._read_log(self._tail_end + 1, self._covers))
+        self._group = None
+        self._replica.set_applied(self._store.applied.tip.lsn)
+
+    def _seal(self, now: Nanoseconds) -> None:
+        """Seal the group when its writers are done, and send its record on the way."""
+        group = self._group
+        if group is None or group.phase is not Phase.OPEN:
+            return
+        if self.writers.take() is None:
+            if self._gathering and not group.merged:
+                self._answer_readers(now)
+            return
+        payload = group.seal()
+        assert payload is not None
+        position = self._replica.submit(now, payload)
+        self._covers = position.lsn
+        tickets, self._gathering = self._gathering, []
+        self._commits.sealed(position, tickets, self._store.applied.tip.lsn, now)
+
+    def _answer_readers(self, now: Nanoseconds) -> None:
+        """Writers that wrote nothing wait only for what they read: the tail under the group."""
+        group = self.writers.enter_at_once()  # so that nobody merges meanwhile and is told the same
+        if group is None:
+            return
+        if not group.merged:
+            tickets, self._gathering = self._gathering, []
+            position = Position(self._replica.gen_at(self._covers), self._covers)
+            self._commits.sealed(position, tickets, self._store.applied.tip.lsn, now)
+        self.writers.leave()
+
+    def _lose_group(self, refusal: Callable[[], ZrepError]) -> None:
+        """Mastership is lost: whoever writes is told at its next operation; nothing of it was sealed."""
+        group = self._group
+        assert group is not None
+        self.writers.refuse(refusal)
+        error = NotAppliedError("this site is not master any more and the transaction did not happen: run it again")
+        if not group.lose(error):
+            return
+        self._group = None
+        tickets, self._gathering = self._gathering, []
+        for ticket in tickets:
+            ticket.reject(error)
+
+    # The queue of batches.
+
+    def _run_queue(self, now: Nanoseconds) -> None:
+        """Run queued batches as children, unless an application's writer is in."""
+        if not self._queue or self._group is None or self._group.phase is not Phase.OPEN:
+            return
+        group = self.writers.enter_at_once()
+        if group is None:
+            return
+        while self._queue and not group.full:
+            write = self._queue.popleft()
+            if write.ticket.deadline > now:
+                self._run(group, write, now)
+            else:
+                write.ticket.reject(_waited_too_long())
+        self.writers.leave_at_once()
+
+    def _run(self, group: Group, write: Write, now: Nanoseconds) -> None:
+        ticket, name, merged = write.ticket, (write.session, write.seq), group.merged
+        try:
+            if name in self._refused:
+                raise self._refused[name]
+            answer = group.run_batch(write.batch, write.session, write.seq)
+        except Exception as error:
+            # What it saw may rest on records that are not permanent: it is told when they are.
+            ticket.verdict, ticket.wrote = error, False
+            self._gathering.append(ticket)
+            if write.session:
+                self._remember_refusal(name, error)
+            return
+        if answer.verdict is Verdict.UNKNOWN:
+            ticket.reject(UnknownOutcomeError("this session is not remembered: the write may have happened"))
+        elif answer.position is not None:
+            self._commits.sealed(answer.position, [ticket], self._store.applied.tip.lsn, now)
+        else:
+            ticket.wrote = answer.verdict is Verdict.DONE or group.merged > merged
+            self._gathering.append(ticket)
+
+    def _remember_refusal(self, name: tuple[str, int], error: Exception) -> None:
+        """A second copy of the request is refused, too, whatever has changed: the caller may know already."""
+        self._refused[name] = error
+        while len(self._refused) > REFUSED:
+            del self._refused[next(iter(self._refused))]
+
+    # Patience.
+
+    def expire(self, now: Nanoseconds) -> None:
+        """Tell who waits for a group that cannot move on, because of another's transaction or a missing majority.
+
+        The queues are about as old as their first; an entry of less patience behind it is told a little late.
+        """
+        while self._queue and self._queue[0].ticket.deadline <= now:
+            self._queue.popleft().ticket.reject(_waited_too_long())
+        while self._gathering and self._gathering[0].deadline <= now:
+            self._gathering.pop(0).reject(
+                UnknownOutcomeError("another write transaction is open for too long: this one may still happen")
+            )
+
+    def revoke_forgotten(self, now: Nanoseconds) -> None:
+        """A write transaction must not stop the group for ever (write_txn_timeout_ms)."""
+        child = self._group.child if self._group is not None else None
+        if child is None or child is not self._revoking:
+            self._revoking = child
+            self._revoke_at = now + self._options.write_txn_timeout_ms * MILLISECOND
+        elif now >= self._revoke_at and self._group is not None:
+            limit = self._options.write_txn_timeout_ms
+            self._group.doom(
+                NotAppliedError(f"the write transaction was open for more than {limit} ms and was ended: run it again"),
+                now=True,
+            )
+
+    def stop(self, failure: ZrepError, failed: bool) -> None:
+        """The site stops: end the group and tell everybody who waits here."""
+        gone = NotAppliedError("the site stopped, the transaction did not happen")
+        self.writers.refuse(lambda: failure)
+        if self._group is not None:
+            self._group.stop(gone if failed else None)
+        for ticket in self._gathering:
+            ticket.reject(gone)
+        for write in self._queue:
+            write.ticket.reject(failure)
+
+
+def _waited_too_long() -> NotAppliedError:
+    return NotAppliedError("the write waited too long and did not happen: run it again")
