@@ -147,6 +147,9 @@ class Wreckage:
         claim = self.pinned.get(pages.txnid(snapshot.page))
         if claim is None or claim.lsn != snapshot.tip.lsn:
             raise Ruined(f"the checkpoint of LSN {snapshot.tip.lsn} has the meta page of another snapshot")
+        if snapshot.clean:  # the file is used as it is, meta pages and all
+            metas = {slot: bytes(self.data[slot * PAGE : (slot + 1) * PAGE]) for slot in (0, 1)}
+            claim = Claim(claim.lsn, {**claim.pages, **metas})
         flushed = self._file("data.mdb").flushed
         for number, content in claim.pages.items():
             if flushed[number * PAGE : (number + 1) * PAGE] != content:

@@ -18,11 +18,13 @@ before its first write, as does whatever else ends LMDB's read transactions.
     meta page read after commits:  slot S & 1 holds S + 2's                   S + 2 was never flushed
     one meta slot written back:    the other may hold a later one             LMDB believes the later
 
-A clean close takes one more. Which snapshots are worth one, and what is replayed, others decide.
+A clean close takes one more, and marks it: nothing was written since, the file is whole as it is. What is
+replayed, others decide.
 """
 
 import logging
 import os
+import shutil
 import threading
 import zlib
 from collections.abc import Callable
@@ -47,7 +49,7 @@ BYTES = 16 * MIB
 
 _MAGIC = b"ZREPCKPT"
 _HEADER = Struct("<8sIII")
-_FACTS = Struct("<32sQQQI")
+_FACTS = Struct("<32s?QQQI")
 _LIMIT = 1 << 20
 _TXNID = Struct("=Q")
 _TXNID_AT = 144
@@ -71,6 +73,8 @@ class Snapshot(NamedTuple):
     """The record that the store stood at."""
     page: bytes
     """LMDB's meta page."""
+    clean: bool = False
+    """Whether the store was closed then, and nothing is written before the next checkpoint is saved."""
 
 
 class _Pin(NamedTuple):
@@ -146,12 +150,12 @@ class Checkpoints:
             raise refusal
         _logger.warning("no checkpoint yet reason=%s", refusal)
 
-    def take(self, tip: Tip) -> None:
+    def take(self, tip: Tip, *, clean: bool = False) -> None:
         """Make a checkpoint here and now. Raises DiskFullError, and StorageError for what stops the site."""
         self.collect()
         pin = self.pin(tip)
         try:
-            self.secure(pin.snapshot)
+            self.secure(pin.snapshot._replace(clean=clean))
         except ZrepError:
             pin.txn.abort()
             raise
@@ -165,13 +169,11 @@ class Checkpoints:
             self._pinned = None
 
     def close(self, tip: Tip) -> None:
-        """Take the last one, if it differs from the one before. Idempotent."""
+        """Take the last one. Idempotent."""
         if self._fd < 0:
             return
         try:
-            self.collect()
-            if tip != self.tip:
-                self.take(tip)
+            self.take(tip, clean=True)
         except (ZrepError, lmdb.Error) as error:
             _logger.warning("closed without a checkpoint path=%s reason=%s", self._path, error)
         if self._pinned is not None:
@@ -213,7 +215,7 @@ class Checkpoints:
             self._failure = StorageError(f"cannot flush the store of {self._path}: {error}; the site must stop")
             with suppress(OSError, ZrepError):
                 if (last := load(self._path)) is not None:
-                    save(self._path, last._replace(boot=""))
+                    save(self._path, last._replace(boot="", clean=False))
             raise self._failure from error
 
     def complete(self, pin: _Pin) -> None:
@@ -240,23 +242,38 @@ def path_of(store: Path) -> Path:
 def recover(store: Path) -> Tip | None:
     """Undo what a crash of the operating system may have made of the store; call before LMDB opens it.
 
-    Return the record that the store must stand at now, None where nothing can have been lost: it is of this
-    boot, or was never written since it was created. Raises DamagedStoreError when it cannot be brought back.
+    Return the record that the store must stand at then, None where it may stand anywhere after it. Raises
+    DamagedStoreError when it cannot be brought back.
     """
     path = path_of(store)
     try:
         snapshot = load(path)
-        if snapshot is None or (snapshot.boot and snapshot.boot == boot_id()):
+        if snapshot is None or (believed(snapshot) and not snapshot.clean):
             return None
-        restore(store, snapshot)
+        if not believed(snapshot):
+            restore(store, snapshot)
     except OSError as error:
         raise StorageError(f"cannot bring {store} back to its checkpoint: {error}; correct that first") from error
     return snapshot.tip
 
 
+def believed(snapshot: Snapshot | None) -> bool:
+    """Tell whether a data file is whole as it is: never written, closed cleanly, or written in this boot only."""
+    return snapshot is None or snapshot.clean or bool(snapshot.boot and snapshot.boot == boot_id())
+
+
 def restore(store: Path, snapshot: Snapshot) -> None:
-    """Make the store exactly the snapshot, durably."""
-    fd = os.open(store / "data.mdb", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """Make the store exactly the snapshot, durably.
+
+    After a failed flush other processes may still read the file: they keep it, and the store gets a copy.
+    """
+    target = path = store / "data.mdb"
+    if not path.exists():
+        raise DamagedStoreError(f"{path} is not there any more")
+    if not snapshot.boot:
+        target = path.with_name("data.mdb.tmp")
+        shutil.copyfile(path, target)
+    fd = os.open(target, os.O_RDWR | os.O_CLOEXEC)
     try:
         nbytes = os.fstat(fd).st_size
         if nbytes < snapshot.nbytes:
@@ -267,7 +284,10 @@ def restore(store: Path, snapshot: Snapshot) -> None:
     finally:
         os.close(fd)
     with suppress(FileNotFoundError):
-        os.unlink(store / "lock.mdb")  # readers of another boot
+        os.unlink(store / "lock.mdb")  # its readers are of another boot, or of the file that was
+    if target != path:
+        os.rename(target, path)
+        sync_directory(store)
 
 
 def forget(store: Path) -> None:
@@ -294,14 +314,16 @@ def load(path: Path) -> Snapshot | None:
                 "open the home with the zrep that wrote it, or a newer one"
             )
         if magic == _MAGIC and length == len(payload) and crc == zlib.crc32(payload, version):
-            boot, nbytes, *tip = _FACTS.unpack_from(payload)
-            return Snapshot(boot.rstrip(b"\0").decode("ascii", "replace"), nbytes, Tip(*tip), payload[_FACTS.size :])
+            boot, clean, nbytes, *tip = _FACTS.unpack_from(payload)
+            name = boot.rstrip(b"\0").decode("ascii", "replace")
+            return Snapshot(name, nbytes, Tip(*tip), payload[_FACTS.size :], clean)
     raise DamagedStoreError(f"{path} is damaged, and what the store was cannot be told")
 
 
 def save(path: Path, snapshot: Snapshot) -> None:
     """Replace the checkpoint. Raises DiskFullError when nothing changed for lack of space, OSError else."""
-    payload = _FACTS.pack(snapshot.boot.encode("ascii"), snapshot.nbytes, *snapshot.tip) + snapshot.page
+    boot = snapshot.boot.encode("ascii")
+    payload = _FACTS.pack(boot, snapshot.clean, snapshot.nbytes, *snapshot.tip) + snapshot.page
     data = _HEADER.pack(_MAGIC, FORMAT, len(payload), zlib.crc32(payload, FORMAT)) + payload
     temporary = path.with_name(path.name + ".tmp")
     try:

@@ -13,6 +13,7 @@ import lmdb
 from zrep import codec
 from zrep.errors import OptionError, StorageError
 from zrep.ports import Applied
+from zrep.storage import checkpoint
 from zrep.storage.catalogue import Catalogue, slot_name, slot_number
 from zrep.storage.failures import lmdb_error, not_found
 from zrep.storage.image import APPLIED
@@ -31,6 +32,8 @@ class StoreReader:
         if meta is None:
             raise OptionError(f"{path} is no zrep home: open it without readonly to make it one")
         data = path / f"state-{meta.state}" / "data"
+        if not checkpoint.believed(checkpoint.load(checkpoint.path_of(data))):
+            raise StorageError(f"{path} was open when the operating system stopped: start its site once, then read it")
         try:
             self.env = lmdb.open(str(data), readonly=True, max_dbs=MAX_DBS, create=False, **ENGINE)
             self.main = self.env.open_db(b"__zrep.main", create=False)
