@@ -83,7 +83,7 @@ def test_without_a_majority_nothing_is_acknowledged(cluster: Cluster) -> None:
         cluster.kill(*dead)
         eventually(lambda: ask(master.address).get("role") == "client", "a master without a majority did not step down")
         acknowledged = len(writer.ledger)
-        with cluster.client(timeout_ms=500) as client, pytest.raises(NoMasterError, match="zrep status"):
+        with cluster.client(timeout_ms=2000) as client, pytest.raises(NoMasterError, match="zrep status"):
             client.put(b"IBM", b"142.30")
         assert len(writer.ledger) == acknowledged
         cluster.restart(dead[0])
