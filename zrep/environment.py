@@ -30,8 +30,8 @@ from zrep.options import AckPolicy, Options
 from zrep.replica.replica import Replica
 from zrep.solo import Solo
 from zrep.storage.catalogue import flag_bits
-from zrep.storage.export import export
 from zrep.storage.failures import databases_full, lmdb_error, not_found
+from zrep.storage.plain import PlainReader, adopted, export, is_plain, portions, put_aside
 from zrep.storage.reader import StoreReader
 from zrep.storage.store import Store
 from zrep.transaction import Transaction
@@ -66,6 +66,8 @@ def open(
 ) -> "Environment":
     """Open the home at `path` as a group of one, creating it; arguments as lmdb.open's, and zrep's own.
 
+    A plain LMDB environment in the directory becomes the home's first content (`storage.plain`).
+
     `options` or single options as keywords (`ack_timeout_ms=500`) come before `ZREP_…` variables. Of lmdb's,
     `map_size` and `max_readers` are hints, `max_dbs` limits this environment's handles (None: no limit),
     `sync=False` founds a group with durability "process", and tuning of LMDB's files has no effect. The
@@ -99,7 +101,13 @@ def open(
     options = Options.from_mapping(settings, "open", options or Options.from_environ())
     shown = os.fsdecode(path)
     _check_path(shown, create=create and not readonly)
-    return _open_read_only(shown, asked) if readonly else _open(shown, options, asked)
+    if readonly:
+        return _open_read_only(shown, asked)
+    adopting = put_aside(Path(shown))
+    env = _open(shown, options, asked)
+    if adopting is not None:
+        _adopt(env, adopting)
+    return env
 
 
 def _open(path: str, options: Options, asked: dict[str, Any]) -> "Environment":
@@ -118,11 +126,29 @@ def _open(path: str, options: Options, asked: dict[str, Any]) -> "Environment":
     return env
 
 
+def _adopt(env: "Environment", adopting: Path) -> None:
+    """Write the pairs of a plain LMDB environment; a crash on the way leaves it to be done again."""
+    plain = PlainReader(adopting)
+    try:
+        for name, flags, pairs in plain.databases():
+            db = env.main if name is None else env.open_db(name, **flags)
+            for portion in portions(pairs):
+                with env.begin(write=True, db=db) as txn, txn.cursor() as cursor:
+                    cursor.putmulti(portion)
+    except BaseException:
+        env.close()
+        raise
+    finally:
+        plain.close()
+    adopted(adopting)
+
+
 def _open_read_only(path: str, asked: dict[str, Any]) -> "Environment":
     """Open the home's store beside, or without, the process that writes it."""
     reason = "Cannot start write transaction with read-only environment."
     engine = _Absent(lambda: lmdb_error(lmdb.ReadonlyError, reason, errno.EACCES))
-    env = Environment(engine, StoreReader(Path(path)), path, owned=True)  # type: ignore[arg-type]
+    reader = PlainReader(Path(path)) if is_plain(Path(path)) else StoreReader(Path(path))
+    env = Environment(engine, reader, path, owned=True)  # type: ignore[arg-type]
     env.asked, env.readonly = asked, True
     return env
 
@@ -181,7 +207,7 @@ class Environment:
     """
 
     def __init__(
-        self, engine: Engine, opened: "Opened | StoreReader", path: str | Path, *, owned: bool = False
+        self, engine: Engine, opened: "Opened | StoreReader | PlainReader", path: str | Path, *, owned: bool = False
     ) -> None:
         """Put a face on a running engine. `owned`: closing the environment stops the engine."""
         self.engine: Engine = engine
@@ -191,7 +217,7 @@ class Environment:
         self._opened = opened
         self._owned = owned
         self._path = os.fspath(path)
-        self._store: Store | StoreReader = opened.store
+        self._store: Store | StoreReader | PlainReader = opened.store
         self._lmdb: lmdb.Environment = opened.store.env
         self._begin_read: Any = self._lmdb.begin
         self.main = opened.store.main

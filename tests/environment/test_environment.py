@@ -405,3 +405,44 @@ def test_facts_are_told_as_lmdb_tells_them(env: zrep.Environment, home: Path) ->
     assert isinstance(env.readers(), str)
     assert env.reader_check() == 0
     env.sync(True)
+
+
+def plain_environment(path: Path, pairs: int) -> None:
+    path.mkdir()
+    with lmdb.open(str(path), max_dbs=4, map_size=MAP_BYTES, lib_version=0) as plain:
+        dups = plain.open_db(b"dups", dupsort=True)
+        with plain.begin(write=True) as txn:
+            for number in range(pairs):
+                txn.put(b"%06d" % number, b"v" * 100)
+            txn.put(b"k", b"1", db=dups)
+            txn.put(b"k", b"2", db=dups)
+
+
+def test_a_plain_lmdb_environment_becomes_a_home(home: Path) -> None:
+    plain_environment(home, 2500)
+    with reopened(home, readonly=True) as env:
+        assert env.get(b"000001") == b"v" * 100
+        assert env.dbs() == [b"dups"]
+    for _ in range(2):
+        with reopened(home) as env:
+            assert len(contents(env)) == 2500
+            assert contents(env, env.open_db(b"dups", create=False)) == [(b"k", b"1"), (b"k", b"2")]
+    assert not (home / "adopting").exists()
+    assert (home / "adopted" / "data.mdb").exists()
+
+
+def test_an_adoption_that_was_interrupted_is_done_again(home: Path) -> None:
+    plain_environment(home, 10)
+    with reopened(home) as env:
+        env.delete(b"000003")
+    (home / "adopted").rename(home / "adopting")
+    with reopened(home) as env:
+        assert len(contents(env)) == 10
+
+
+def test_a_copy_is_opened_like_any_environment(env: zrep.Environment, tmp_path: Path) -> None:
+    env.put(b"a", b"1")
+    (tmp_path / "copy").mkdir()
+    env.copy(str(tmp_path / "copy"))
+    with reopened(tmp_path / "copy") as copy:
+        assert contents(copy) == [(b"a", b"1")]

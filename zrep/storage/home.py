@@ -27,7 +27,7 @@ from zrep.storage.files import boot_id, sync_directory
 from zrep.storage.log import SegmentedLog
 from zrep.storage.meta import DiskMeta
 
-_OURS = {"LOCK", "site.meta", "site.meta.tmp", "site.sock", "state-1", "state-1.tmp"}
+_OURS = {"LOCK", "site.meta", "site.meta.tmp", "site.sock", "state-1", "state-1.tmp", "adopting"}
 
 _open_homes: "weakref.WeakSet[Home]" = weakref.WeakSet()
 
