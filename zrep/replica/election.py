@@ -224,7 +224,9 @@ class Elections:
             return
         voters = state.config.voters
         ballots = {site: ballot for site, ballot in campaign.ballots.items() if site in voters}
-        if len(ballots) < majority(len(voters)):
+        # Whom the others name has spoken too: at the rim of a star nobody but the hub hears a majority.
+        agree = sum(1 for voter in voters if any(voter in ballot.heard for ballot in ballots.values()))
+        if agree < majority(len(voters)):
             return
         elapsed = state.now - campaign.started
         full = state.options.full_election_timeout_ms * MILLISECOND

@@ -56,6 +56,7 @@ class Following:
         self._startup_target: Lsn = 0
         self._relay: SiteId | None = None
         """Who told us of a master that we do not hear ourselves."""
+        self._asks_relay = False
         options = state.options
         self._sync_backoff = Backoff(options.request_min_ms * MILLISECOND, options.request_max_ms * MILLISECOND)
         self.keep: Lsn = 0
@@ -139,6 +140,7 @@ class Following:
             if result.code is ResultCode.IGNORE:
                 return result
         self._relay = message.sender
+        self._master_perm = max(self._master_perm, fields.perm)
         self.ask_for_master(fields.master)
         self._note_end(message.lsn)
         return SUCCESS
@@ -196,9 +198,10 @@ class Following:
     # The common point.
 
     def _request_sync(self) -> None:
+        """Ask the master where our logs part; while we do not hear it, by turns also who told us of it."""
         state = self.state
-        first = self._sync_backoff.fresh
-        to = self._relay if self._relay is not None and not state.hears_master and first else state.master
+        self._asks_relay = self._relay is not None and not state.hears_master and not self._asks_relay
+        to = self._relay if self._asks_relay else state.master
         if to is None or to == state.site:
             return
         fields = SyncReq(state.position.gen, state.perm, state.history.since(state.perm, HISTORY_LIMIT))

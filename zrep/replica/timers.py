@@ -60,8 +60,3 @@ class Backoff:
         pause = self._next
         self._next = min(2 * pause, self._longest)
         return pause
-
-    @property
-    def fresh(self) -> bool:
-        """Whether no pause was taken since the last reset."""
-        return self._next == self._shortest
