@@ -49,15 +49,20 @@ class Truth:
     def chain(self, lsn: Lsn) -> int:
         return self.records[lsn - 1].chain if lsn else 0
 
-    def held(self, host: "Host", last: Record, voters: tuple[SiteId, ...]) -> bool:
-        """Take in that a disk holds `last`, of the promised gen; tell whether more is permanent now."""
+    def hold(self, site: SiteId, last: Record) -> None:
+        """Take in that a disk holds `last`, of the promised gen."""
         held = self._held.setdefault(last.gen, {})
-        held[host.site] = max(last.lsn, held.get(host.site, 0))
+        held[site] = max(last.lsn, held.get(site, 0))
+
+    def grow(self, host: "Host", gen: Gen, voters: tuple[SiteId, ...]) -> bool:
+        """Tell whether more of `gen` is permanent than before; it is in the log of `host`."""
+        held = self._held.get(gen, {})
         counted = sorted(held.get(site, 0) for site in voters)
         permanent = counted[len(counted) - majority(len(counted))] if counted else 0
+        permanent = min(permanent, host.disk.log.durable)
         if permanent <= self.end:
             return False
-        self._extend(host, last.gen, permanent)
+        self._extend(host, gen, permanent)
         return True
 
     def _extend(self, host: "Host", gen: Gen, lsn: Lsn) -> None:
@@ -117,6 +122,20 @@ class Checkers:
         configs = self._seen[site].configs
         return configs[-1][1].voters if configs else ()
 
+    def _may_withdraw(self, site: SiteId) -> bool:
+        """Whether a sole voter's promotion of a second one is in force and not permanent (R20).
+
+        It may take that back, though both disks hold it: it alone counts, and has not said so.
+        """
+        configs = self._seen[site].configs
+        return len(configs) > 1 and configs[-1][0] > self.truth.end and configs[-2][1].voters == (site,)
+
+    def _permanent(self, host: "Host", lsn: Lsn) -> bool:
+        """Tell whether `lsn` is permanent. A master that says so settles what it might have withdrawn."""
+        if lsn > self.truth.end and host.reigns:
+            self.truth.grow(host, host.process.gen, self.voters(host.site))
+        return lsn <= self.truth.end
+
     # A process's life.
 
     def killed(self, host: "Host") -> None:
@@ -154,7 +173,7 @@ class Checkers:
         perm, log, truth = replica.perm, host.disk.log, self.truth
         if perm > log.durable:
             violated("I9: perm is durable", site=host.site, perm=perm, durable=log.durable)
-        if perm > truth.end:
+        if not self._permanent(host, perm):
             violated("I10: what is permanent is durable at a majority", site=host.site, perm=perm, truth=truth.end)
         if log.chain(perm) != truth.chain(perm):
             violated("I3: every log up to its perm is the one true sequence", site=host.site, perm=perm)
@@ -210,7 +229,7 @@ class Checkers:
             changed = sorted(set(old.voters) ^ set(new.voters))
             if len(changed) > 1:
                 violated("I13: consecutive configurations differ by one voter", site=host.site, changed=changed)
-            if before > self.truth.end:
+            if not self._permanent(host, before):
                 violated("I13: one unpermanent configuration per log", site=host.site, first=before, second=record.lsn)
         configs.append((record.lsn, new))
 
@@ -251,9 +270,9 @@ class Checkers:
         last = host.disk.record(host.disk.log.durable)
         if last is None or last.gen not in self._reigning or last.gen != host.disk.saved.promise:
             return
-        if last.lsn <= self.truth.end:
-            return
-        if self.truth.held(host, last, self.voters(self._reigning[last.gen])):
+        master = self._reigning[last.gen]
+        self.truth.hold(host.site, last)
+        if not self._may_withdraw(master) and self.truth.grow(host, last.gen, self.voters(master)):
             for other in self.hosts:
                 if other.reigns and other.process.gen > last.gen:
                     self._contains_truth(other)
@@ -286,7 +305,7 @@ class Checkers:
             self._votes_for(host.site, fields.egen, fields.candidate)
         elif kind is Type.HEARTBEAT or kind is Type.NEWMASTER or (kind is Type.LOG and message.to is None):
             self._speaks_for(gen, message.sender, message.incarnation)
-            if fields.perm > self.truth.end:
+            if not self._permanent(host, fields.perm):
                 violated("I10: what is called permanent is", message=message, truth=self.truth.end)
         elif kind is Type.LOG and message.flags & Flag.PULL:
             self.counts["pulls"] += 1
@@ -321,7 +340,7 @@ class Checkers:
     def acknowledged(self, host: "Host", done: "Submitted") -> None:
         """I11: what a writer was told is permanent is in the true sequence."""
         self.counts["acknowledged"] += 1
-        if self.truth.lsn_by_payload.get(done.payload) != done.lsn:
+        if not self._permanent(host, done.lsn) or self.truth.lsn_by_payload.get(done.payload) != done.lsn:
             violated("I11: acknowledged means in the true sequence", site=host.site, record=done)
 
     # The end.

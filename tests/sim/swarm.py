@@ -316,15 +316,24 @@ class Recovery:
         order.insert(0, order.pop(electable))
         self._back = order[:back]
         self._gone = order[back:]
+        self._star = rng.random() < 0.2
+        """Only the links of the first site come back: it alone hears a majority, and must win."""
         self._written = b""
         self._at: tuple[SiteId, Gen] | None = None
 
     def demand(self) -> None:
-        """Heal, then demand one master within 5 election timeouts, and all equal within 10 (I21)."""
+        """Heal, then demand one master within 5 election timeouts, and all equal within 10 (I21).
+
+        In a star, a master at the rim must first notice that it has lost its quorum (R12); and in a star of
+        three it stays, so that the other end learns what is permanent by asking.
+        """
         self._heal()
-        self._within(5 * self._timeout, "I21: one master within 5 election timeouts", self._one_master)
-        self._within(5 * self._timeout, "I21: a new write permanent and all equal", self._write_is_everywhere)
-        self._quiet()
+        patience = 10 if self._star else 5
+        self._within(patience * self._timeout, f"I21: one master within {patience} timeouts", self._one_master)
+        asking = 2 * self._swarm.options.request_max_ms * MILLISECOND if self._star else 0
+        self._within(5 * self._timeout + asking, "I21: a new write permanent, all equal", self._write_is_everywhere)
+        if not self._star:
+            self._quiet()
 
     def _heal(self) -> None:
         world = self._world
@@ -335,6 +344,8 @@ class Recovery:
                 world.kill(host.site)
         world.run_until(world.now + 5 * MILLISECOND)
         world.network.heal_all()
+        if self._star:
+            self._cut_rim()
         for host in self._back:
             host.disk.speed = Speed()
             host.lazy_ns = 0
@@ -342,9 +353,20 @@ class Recovery:
             self._swarm.boot(host.site)
             world.resume(host.site, host.run)
 
+    def _cut_rim(self) -> None:
+        network = self._world.network
+        rim = [host.site for host in self._back[1:]]
+        for a, b in [(a, b) for a in rim for b in rim if a < b]:
+            network.reset(a, b)
+            network.cut(a, b)
+            network.cut(b, a)
+
     def _one_master(self) -> bool:
+        """Whether one site reigns and all follow it; in a star, some through the site in the middle."""
         masters = self._world.masters
-        return len(masters) == 1 and all(host.process.master == masters[0].site for host in self._back)
+        if len(masters) != 1:
+            return False
+        return self._star or all(host.process.master == masters[0].site for host in self._back)
 
     def _write_is_everywhere(self) -> bool:
         """Write at the master, and again at the next one if that one is deposed; tell whether all have it."""
