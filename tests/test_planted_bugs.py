@@ -324,6 +324,11 @@ def nothing_is_asked_twice(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(inflow.Inflow, "pause", lambda self: 1 << 60)
 
 
+def reads_are_not_confirmed(patch: pytest.MonkeyPatch) -> None:
+    """R23: a master answers an authoritative read from its own perm, and asks nobody."""
+    patch.setattr(acks.Acks, "echoed_by_majority", lambda self, config, own, now: now)
+
+
 def promise_can_sink(patch: pytest.MonkeyPatch) -> None:
     """I6: what is saved is the last promise heard of, not the highest."""
 
@@ -362,6 +367,7 @@ BUGS = [
     Bug(others_mail_is_read, "r01_mail_for_others_is_not_processed"),
     Bug(timers_do_not_wait_for_the_inbox, "f03_what_was_said_during_a_pause_is_heard_first"),
     Bug(nothing_is_asked_twice, seeds=50),
+    Bug(reads_are_not_confirmed, seeds=100),
     Bug(promise_can_sink, seeds=10),
 ]
 

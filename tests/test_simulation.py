@@ -21,7 +21,14 @@ PROCESSES = 2
 BATCH = 50
 
 SOMETIMES = (
-    *("acknowledged", "contested elections", "reigns", "two masters alive at once", "wins voided by R6"),
+    *(
+        "acknowledged",
+        "authoritative reads",
+        "contested elections",
+        "reigns",
+        "two masters alive at once",
+        "wins voided by R6",
+    ),
     *("HIGHER answered", "MASTER_IS", "REREQUEST", "LOG_REQ", "pulls", "SYNC", "tail cuts"),
     *("ELECTION_FAILED", "QUORUM_LOST", "DUPMASTER", "MASTER_FAILURE", "STARTUPDONE"),
     *("SITE_ADDED", "JOIN", "JOIN_REPLY"),

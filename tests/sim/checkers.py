@@ -100,6 +100,10 @@ class Checkers:
         self.hosts: list[Host] = []
         self.truth = Truth()
         self.counts: Counter[str] = Counter()
+        self.disks_forget = False
+        """Somebody's disk lost what it had flushed: it may be accused (R5)."""
+        self.acknowledged_end: Lsn = 0
+        """The highest LSN that any writer was told is permanent."""
         self._seen: dict[SiteId, Seen] = {}
         self._chains: dict[Position, int] = {}
         self._masters: dict[Gen, tuple[SiteId, Incarnation]] = {}
@@ -332,9 +336,9 @@ class Checkers:
                 self.counts["wins voided by R6"] += 1
 
     def happened(self, host: "Host", event: Event) -> None:
-        """Count an event; some accuse a disk or a log, and here no disk forgets and no log is trimmed."""
+        """Count an event; some accuse a disk, or a log of being trimmed too far."""
         self.counts[event.name] += 1
-        if isinstance(event, Diverged | SiteWentBack | JoinFailure):
+        if not self.disks_forget and isinstance(event, Diverged | SiteWentBack | JoinFailure):
             violated("R4, R5: nobody is accused without cause", site=host.site, event=str(event))
 
     def acknowledged(self, host: "Host", done: "Submitted") -> None:
@@ -342,6 +346,13 @@ class Checkers:
         self.counts["acknowledged"] += 1
         if not self._permanent(host, done.lsn) or self.truth.lsn_by_payload.get(done.payload) != done.lsn:
             violated("I11: acknowledged means in the true sequence", site=host.site, record=done)
+        self.acknowledged_end = max(self.acknowledged_end, done.lsn)
+
+    def read(self, host: "Host", acknowledged: Lsn, lsn: Lsn) -> None:
+        """I16: an authoritative read sees everything that was acknowledged before it began."""
+        self.counts["authoritative reads"] += 1
+        if lsn < acknowledged:
+            violated("I16: an authoritative read is not stale", site=host.site, lsn=lsn, acknowledged=acknowledged)
 
     # The end.
 

@@ -89,6 +89,13 @@ class Disk:
         self.log = WatchedLog(self.log.crash(rng), self.watcher)
         self.store = self.store.crash(rng)
 
+    def lose(self, lsn: Lsn) -> None:
+        """Forget what is above `lsn`, as a restored backup does."""
+        records = self.log.read(self.log.first, lsn, 1 << 40)
+        self.log = WatchedLog(MemoryLog(records=records), self.watcher)
+        self.store = MemoryStore()
+        self.store.apply(records)
+
     def record(self, lsn: Lsn) -> Record | None:
         """Return the record at `lsn`, buffered or flushed; None when there is none or it is trimmed."""
         return next(iter(self.log.read(lsn, lsn, 1)), None)

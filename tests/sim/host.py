@@ -77,6 +77,9 @@ class Host:
         """Whether records that nobody needs are let go of."""
         self.inbox: deque[tuple[str, Any]] = deque()
         self.waiting: deque[Submitted] = deque()
+        """Writers, in the order of their LSNs."""
+        self.readers: dict[int, Lsn] = {}
+        """Readers that wait for their read-index round, and what was acknowledged when they asked."""
         self.incarnation: Incarnation = 0
         self.run = 0
         """Counts processes: what was scheduled for an earlier one is void."""
@@ -136,6 +139,7 @@ class Host:
         self._turn = self._wake = None
         self.inbox.clear()
         self.waiting.clear()
+        self.readers.clear()
         self.disk.crash()
         self.world.checkers.killed(self)
         self.world.network.died(self.site)
@@ -254,6 +258,9 @@ class Host:
             replica.disconnected(now, value)
         elif kind == "submit":
             self._submit(replica, value)
+        elif kind == "read":
+            if replica.read_index(now, value):
+                self.readers[value] = self.world.checkers.acknowledged_end
         else:
             value(replica, now)
 
@@ -281,13 +288,15 @@ class Host:
             self.disk.log.trim(min(replica.keep, store.covered))
 
     def _answer(self, replica: Replica) -> None:
-        """Tell the writers whose record is permanent; forget those whose record was cut."""
+        """Tell the writers whose record is permanent, and the readers up to where to read."""
         waiting = self.waiting
         while waiting and waiting[0].lsn <= replica.perm:
             done = waiting.popleft()
             record = self.disk.record(done.lsn)
             if record is not None and record.gen == done.gen:
                 self.world.checkers.acknowledged(self, done)
+        for number, lsn in replica.reads_confirmed():
+            self.world.checkers.read(self, self.readers.pop(number), lsn)
 
     # What the log reports.
 

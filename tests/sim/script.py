@@ -14,6 +14,7 @@ disks answer at once unless held. Then every interleaving is a line of text.
     hold a / flush a           a's disk takes no write / takes them again
     pause a / resume a         SIGSTOP / SIGCONT
     crash a [torn] / restart a  kill -9, and with `torn` a random part of what was not flushed stays
+    lose a 4                   a crashed site's disk forgets every record above LSN 4, flushed or not
     cut a>b | cut a b / heal [a b]   messages stay in flight, nobody is told / no longer
     break a b / connect a b    the connection breaks and both are told / is made again
     run 50ms / watch 50ms      time passes, messages take 1 ms; tell events / and messages
@@ -140,7 +141,7 @@ class Script:
         self._options = Options()
         names = (
             *("group", "found", "join", "elect", "submit", "inflight", "deliver", "drop", "copy", "misdeliver"),
-            *("hold", "flush", "pause", "resume", "crash", "restart", "cut", "heal", "break", "connect"),
+            *("hold", "flush", "pause", "resume", "crash", "restart", "lose", "cut", "heal", "break", "connect"),
             *("run", "watch", "status", "log"),
         )
         self._commands: dict[str, Callable[..., None]] = {name: getattr(self, f"_{name}") for name in names}
@@ -259,6 +260,10 @@ class Script:
 
     def _restart(self, name: str) -> None:
         self.stage.boot(SiteId(name))
+
+    def _lose(self, name: str, lsn: str) -> None:
+        self._host(name).disk.lose(int(lsn))
+        self.stage.checkers.disks_forget = True
 
     def _cut(self, *words: str) -> None:
         a, b = (SiteId(name) for name in (words if len(words) == 2 else words[0].split(">")))

@@ -89,13 +89,14 @@ class Swarm:
         self._nemesis = self.world.stream("nemesis")
         self._load = self.world.stream("load")
         self._written = 0
+        self._asked = 0
         self._troubled = True
         draw = self._plan.random
         self.kinds = {kind for kind in KINDS if draw() < 0.5}
         self.options = self._draw_options()
         if draw() < 0.7:
             self.kinds.discard("founding")
-        sites = [SiteId(name) for name in "abcdefg"[: nsites or self._plan.choice((3, 3, 3, 5))]]
+        sites = [SiteId(name) for name in "abcdefg"[: nsites or self._plan.choice((2, 3, 3, 3, 4, 5))]]
         priorities = [self._plan.choice((0, 50, 100, 100)) for _ in sites] if "priorities" in self.kinds else []
         if priorities and sum(priority > 0 for priority in priorities) < 2:
             priorities[:2] = [100, 100]
@@ -113,6 +114,7 @@ class Swarm:
             self.boot(host.site)
         world.network.faults = self._draw_faults()
         world.after(0, self._write)
+        world.after(0, self._read)
         world.after(self._pause(), self._strike)
         world.run_until(1 << 62, events)
         self._troubled = False
@@ -166,7 +168,7 @@ class Swarm:
         """Start a site; one that is no voter yet asks to become one."""
         self.world.boot(site, join if site not in self.world.checkers.voters(site) else Replica.start)
 
-    # Writers.
+    # Writers and readers.
 
     def _write(self) -> None:
         """Hand a unique payload to whoever believes to be master, sometimes to two of them."""
@@ -177,6 +179,14 @@ class Swarm:
                 host.put("submit", b"w%d" % self._written + bytes(size))
         if self._troubled:
             self.world.after(self._load.randrange(1, 20) * MILLISECOND, self._write)
+
+    def _read(self) -> None:
+        """Ask every master for an authoritative read."""
+        for host in self.world.masters:
+            self._asked += 1
+            host.put("read", self._asked)
+        if self._troubled:
+            self.world.after(self._load.randrange(1, 60) * MILLISECOND, self._read)
 
     def write_once(self, site: SiteId) -> bytes:
         """Submit one payload and return it."""
