@@ -44,6 +44,8 @@ from zrep.storage.files import DISK_FULL, boot_id, read_at, sync_directory, writ
 FORMAT = 1
 INTERVAL_MS = 5000
 """How long something new waits for its checkpoint."""
+PINS = 2
+"""Reader slots that checkpoints use: the last one's, and that of the one being made."""
 BYTES = 16 * MIB
 """How much may be written until the next. Pages freed since the last two are not reused: the file grows by these."""
 
@@ -106,7 +108,11 @@ class Checkpoints:
     @property
     def deadline(self) -> Nanoseconds | None:
         """When `tick` has something to do."""
-        return self._due_at
+        return self._due_at if self._helper is None else None
+
+    def hasten(self) -> None:
+        """Have the next `tick` start one."""
+        self._due_at = 0
 
     def wrote(self, nbytes: int) -> None:
         """Note that a commit wrote about so many bytes."""
@@ -126,12 +132,17 @@ class Checkpoints:
             return
         if self._due_at is None:
             self._due_at = now + INTERVAL_MS * MILLISECOND
-        if now >= self._due_at or self._nbytes >= BYTES:
+        if now < self._due_at and self._nbytes < BYTES:
+            return
+        try:
             pin = self._pending = self.pin(tip)
-            self._helper = threading.Thread(
-                target=self._help, args=(pin.snapshot, collect), name="zrep-checkpoint", daemon=True
-            )
-            self._helper.start()
+        except lmdb.ReadersFullError as error:
+            _logger.warning("no checkpoint yet reason=%s", error)
+            return
+        self._helper = threading.Thread(
+            target=self._help, args=(pin.snapshot, collect), name="zrep-checkpoint", daemon=True
+        )
+        self._helper.start()
 
     def collect(self) -> None:
         """Take in what the helper has done; waits for it. Raises StorageError, which stops the site."""

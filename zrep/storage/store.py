@@ -77,14 +77,18 @@ class Store:
                 f"move the home away and let the site join its group with an empty one"
             )
         self.checkpoints = Checkpoints(path, self.env, sync=sync)
-        with self.translating(), self.begin_write() as txn:
-            self.slots = Slots(self.env, txn)
-            self.main = self.slots.main
-            self.catalogue = self.slots.load(txn)
         self.outgrown = False
         """Whether a transaction found the map full; it grows before the next group."""
         self._stocked: Catalogue | None = None
-        self.refill()
+        try:
+            with self.translating(), self.begin_write() as txn:
+                self.slots = Slots(self.env, txn)
+                self.main = self.slots.main
+                self.catalogue = self.slots.load(txn)
+            self.refill()
+        except BaseException:
+            self.close()
+            raise
 
     def _decode(self, written: bytes) -> Applied:
         try:
@@ -143,7 +147,7 @@ class Store:
         self.applied, self.catalogue = applied, catalogue
         self.checkpoints.wrote(nbytes)
         if reconfigured:  # opening asks the store, before it has the log, who votes and whether the log was flushed
-            self.checkpoints.take(applied.tip)
+            self.checkpoints.hasten()
 
     def checkpoint(self, now: Nanoseconds, collect: Callable[[], None]) -> None:
         """Start a checkpoint if one is due. `collect` has the engine call `checkpoints.collect`, from any thread."""
@@ -251,7 +255,7 @@ def _open(path: Path, options: Options) -> lmdb.Environment:
                 str(path),
                 map_size=size,
                 max_dbs=MAX_DBS,
-                max_readers=options.max_readers,
+                max_readers=options.max_readers + checkpoint.PINS,
                 max_spare_txns=1,
                 sync=False,
                 mode=0o700,
