@@ -21,7 +21,7 @@ RUNGS = (
     {"zrep.commits", "zrep.forwarding", "zrep.reads", "zrep.writing"},
     {"zrep.engine", "zrep.service"},
     {"zrep.environment", "zrep.transaction", "zrep.cursor"},
-    {"zrep.site", "zrep.client"},
+    {"zrep.alone", "zrep.site", "zrep.client"},
     {"zrep"},
     {"cli"},
 )

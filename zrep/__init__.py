@@ -41,10 +41,11 @@ from lmdb import (
     version,
 )
 
+from zrep.alone import open
 from zrep.client import Client, connect
 from zrep.commit import Batch, CommitResult, CommitToken
 from zrep.cursor import Cursor
-from zrep.environment import Environment, open
+from zrep.environment import Environment
 from zrep.errors import (
     CompactedError,
     ConflictError,

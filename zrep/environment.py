@@ -1,4 +1,4 @@
-"""The environment in py-lmdb's shape: `zrep.open`, transactions, databases, and the writes that are forwarded.
+"""The environment in py-lmdb's shape: transactions, databases, and the writes that are forwarded.
 
 It holds nothing itself: reads go straight to LMDB, writes to the engine. What differs from py-lmdb is in
 docs/lmdb-differences.md, with the reasons.
@@ -6,12 +6,9 @@ docs/lmdb-differences.md, with the reasons.
 
 import asyncio
 import ctypes
-import errno
 import os
-import random
 import shutil
 import tempfile
-import time
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -26,178 +23,17 @@ from zrep.engine import Engine
 from zrep.errors import ForkError, NoMasterError, OptionError, ZrepError
 from zrep.ids import Position
 from zrep.opening import Opened
-from zrep.options import AckPolicy, Options
-from zrep.replica.replica import Replica
-from zrep.solo import Solo
+from zrep.options import AckPolicy
 from zrep.storage.catalogue import flag_bits
-from zrep.storage.failures import databases_full, lmdb_error, not_found
-from zrep.storage.plain import PlainReader, adopted, export, is_plain, portions, put_aside
+from zrep.storage.failures import databases_full, invalid_parameter, lmdb_error, not_found, read_only
+from zrep.storage.plain import PlainReader, export
 from zrep.storage.reader import StoreReader
 from zrep.storage.store import Store
 from zrep.transaction import Transaction
 
-OPEN_TIMEOUT_MS = 10_000
 CREATE_ATTEMPTS = 50
 _DATABASE_FLAGS = ("reverse_key", "dupsort", "integerkey", "integerdup", "dupfixed")
 _environments: "weakref.WeakSet[Environment]" = weakref.WeakSet()
-
-
-def open(
-    path: str | bytes | os.PathLike[str],
-    map_size: int = 10485760,
-    subdir: bool = True,
-    readonly: bool = False,
-    metasync: bool = True,
-    sync: bool = True,
-    map_async: bool = False,
-    mode: int = 0o755,
-    create: bool = True,
-    readahead: bool = True,
-    writemap: bool = False,
-    meminit: bool = True,
-    max_readers: int = 126,
-    max_dbs: int | None = None,
-    max_spare_txns: int = 0,
-    lock: bool = True,
-    lib_version: int | None = None,
-    *,
-    options: Options | None = None,
-    **zrep_options: Any,
-) -> "Environment":
-    """Open the home at `path` as a group of one, creating it; arguments as lmdb.open's, and zrep's own.
-
-    A plain LMDB environment in the directory becomes the home's first content (`storage.plain`).
-
-    `options` or single options as keywords (`ack_timeout_ms=500`) come before `ZREP_…` variables. Of lmdb's,
-    `map_size` and `max_readers` are hints, `max_dbs` limits this environment's handles (None: no limit),
-    `sync=False` founds a group with durability "process", and tuning of LMDB's files has no effect. The
-    home of a site with more than one voter is refused: start the `Site`. Raises OptionError for what
-    cannot be, HomeInUseError, StorageError.
-    """
-    asked: dict[str, Any] = {
-        "subdir": subdir,
-        "readonly": readonly,
-        "metasync": metasync,
-        "sync": sync,
-        "map_async": map_async,
-        "readahead": readahead,
-        "writemap": writemap,
-        "meminit": meminit,
-        "lock": lock,
-        "map_size": map_size,
-        "max_dbs": max_dbs,
-    }
-    numbers = {"map_size": map_size, "max_readers": max_readers, "max_dbs": max_dbs, "lib_version": lib_version}
-    for name, number in numbers.items():
-        if number is not None and number < 0:
-            raise OverflowError(f"{name} must be >= 0")
-    _refuse_the_impossible(asked, lib_version)
-    if max_readers == 0:
-        raise lmdb_error(lmdb.InvalidParameterError, "mdb_env_set_maxreaders", errno.EINVAL)
-    settings = dict(zrep_options)
-    settings.setdefault("max_readers", max(max_readers, Options().max_readers))
-    if not sync:
-        settings.setdefault("durability", "process")
-    options = Options.from_mapping(settings, "open", options or Options.from_environ())
-    shown = os.fsdecode(path)
-    _check_path(shown, create=create and not readonly)
-    if readonly:
-        return _open_read_only(shown, asked)
-    adopting = put_aside(Path(shown))
-    env = _open(shown, options, asked)
-    if adopting is not None:
-        _adopt(env, adopting)
-    return env
-
-
-def _open(path: str, options: Options, asked: dict[str, Any]) -> "Environment":
-    opened = Opened(path, options)
-    try:
-        env = Environment(_engine(opened), opened, path, owned=True)
-    except BaseException:
-        opened.close()
-        raise
-    env.asked = asked
-    try:
-        env.await_writable(OPEN_TIMEOUT_MS)
-    except BaseException:
-        env.close()
-        raise
-    return env
-
-
-def _adopt(env: "Environment", adopting: Path) -> None:
-    """Write the pairs of a plain LMDB environment; a crash on the way leaves it to be done again."""
-    plain = PlainReader(adopting)
-    try:
-        for name, flags, pairs in plain.databases():
-            db = env.main if name is None else env.open_db(name, **flags)
-            for portion in portions(pairs):
-                with env.begin(write=True, db=db) as txn, txn.cursor() as cursor:
-                    cursor.putmulti(portion)
-    except BaseException:
-        env.close()
-        raise
-    finally:
-        plain.close()
-    adopted(adopting)
-
-
-def _open_read_only(path: str, asked: dict[str, Any]) -> "Environment":
-    """Open the home's store beside, or without, the process that writes it."""
-    reason = "Cannot start write transaction with read-only environment."
-    engine = _Absent(lambda: lmdb_error(lmdb.ReadonlyError, reason, errno.EACCES))
-    reader = PlainReader(Path(path)) if is_plain(Path(path)) else StoreReader(Path(path))
-    env = Environment(engine, reader, path, owned=True)  # type: ignore[arg-type]
-    env.asked, env.readonly = asked, True
-    return env
-
-
-def _refuse_the_impossible(asked: Mapping[str, Any], lib_version: int | None) -> None:
-    if not asked["subdir"]:
-        raise OptionError("subdir=False is not possible: a home is a directory, with a log beside the data")
-    if asked["writemap"]:
-        raise OptionError("writemap=True is not possible: writes that may still be rolled back must not reach the map")
-    if not asked["lock"]:
-        raise OptionError("lock=False is not possible: the engine and other processes share the data by LMDB's locks")
-    if lib_version:
-        raise OptionError(f"lib_version={lib_version} is not possible: every site uses LMDB 0.9, lib_version=0")
-
-
-def _check_path(path: str, create: bool) -> None:
-    """Fail as lmdb does where there is no directory to open, or none to create it in."""
-    if create and not os.path.isdir(os.path.dirname(os.path.abspath(path))):
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-    if not create and not os.path.isdir(path):
-        raise lmdb_error(lmdb.Error, path, errno.ENOENT)
-
-
-def _engine(opened: Opened) -> Engine:
-    """Start the engine of a group of one."""
-    opened.found(time.time_ns())
-    replica = Replica(
-        meta=opened.meta,
-        incarnation=opened.home.incarnation,
-        log=opened.log,
-        applied=opened.store.applied,
-        options=opened.options,
-        rng=random.SystemRandom(),
-        now=time.monotonic_ns(),
-    )
-    if len(replica.config.members) > 1:
-        raise OptionError(f"{opened.home.path} belongs to a group of several sites: start it as a Site")
-    engine = Engine(
-        replica=replica,
-        log=opened.log,
-        metafile=opened.home.metafile,
-        store=opened.store,
-        transport=Solo(),
-        options=opened.options,
-        name=opened.home.path.name,
-        on_event=lambda event: None,
-    )
-    engine.start()
-    return engine
 
 
 class Environment:
@@ -285,7 +121,7 @@ class Environment:
         if parent is not None:
             self._check_parent(parent)
             reason = "Read-only child transactions require the LMDB 1.0 engine."
-            raise lmdb_error(lmdb.InvalidParameterError, reason, errno.EINVAL)
+            raise invalid_parameter(reason)
         return self._begin_read(db or self.main, None, False, buffers)
 
     def _timeout(self, timeout_ms: int | None) -> int:
@@ -300,7 +136,7 @@ class Environment:
             reason = "Parent transaction belongs to another environment."
         else:
             return
-        raise lmdb_error(lmdb.InvalidParameterError, reason, errno.EINVAL)
+        raise invalid_parameter(reason)
 
     def writing(self, txn: Transaction) -> None:
         """Remember the one write transaction that may be open, for the sake of a fork."""
@@ -343,7 +179,7 @@ class Environment:
         if not create:
             raise not_found(name)
         if self.readonly or isinstance(txn, lmdb.Transaction):
-            raise lmdb_error(lmdb.ReadonlyError, "mdb_dbi_open", errno.EACCES)
+            raise read_only("mdb_dbi_open")
         if txn is not None:
             return self._create_in(txn, name, flags)
         self.engine.writers.check_thread()
@@ -523,14 +359,14 @@ class Environment:
         # lmdb's destructor would wait for a write transaction whose thread exists only in the parent.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._lmdb))
         self._closed = True
-        self.engine = self._lmdb = self._store = absent = _Absent(lambda: ForkError(_FORKED))  # type: ignore[assignment]
+        self.engine = self._lmdb = self._store = absent = Absent(lambda: ForkError(_FORKED))  # type: ignore[assignment]
         self._begin_read = lambda *args: absent.begin
 
 
 _FORKED = "the environment was opened before a fork and is the parent's: fork before opening, or spawn the process"
 
 
-class _Absent:
+class Absent:
     """Stands for an engine or a store that is not there: any use raises the reason."""
 
     def __init__(self, reason: Callable[[], Exception]) -> None:

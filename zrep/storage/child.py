@@ -4,7 +4,6 @@ Whatever changes data is an operation here, and each is captured only when it to
 replays to the same bytes on every site. User transactions, cursors and batches all come through here.
 """
 
-import errno
 import sys
 import threading
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from zrep.commit import Batch
 from zrep.errors import ConflictError, ZrepError
 from zrep.records import Op
 from zrep.storage.catalogue import DUPSORT, INTEGER_KEY, KINDS, REVERSE_KEY, Catalogue, flag_bits
-from zrep.storage.failures import closed, databases_full, lmdb_error, not_found
+from zrep.storage.failures import closed, databases_full, invalid_parameter, not_found
 
 if TYPE_CHECKING:
     from zrep.storage.group import Group
@@ -65,9 +64,7 @@ class Child:
             return self.catalogue.names[id(db)]
         except KeyError:
             (self.txn or self.refuse()).stat(db)  # raises for another environment's handle, and for no handle
-            raise lmdb_error(
-                lmdb.InvalidParameterError, "the database of this handle was dropped", errno.EINVAL
-            ) from None
+            raise invalid_parameter("the database of this handle was dropped") from None
 
     def put(self, db: "lmdb._Database", key: Any, value: Any, dupdata: bool, overwrite: bool, append: bool) -> bool:
         """Store a pair, as lmdb.Transaction.put does."""
@@ -117,7 +114,7 @@ class Child:
             if existing is not None:
                 return existing
             if flags not in KINDS:
-                raise lmdb_error(lmdb.InvalidParameterError, f"no database can have the flags {flags:#x}", errno.EINVAL)
+                raise invalid_parameter(f"no database can have the flags {flags:#x}")
             slots = self.group.store.slots
             handle = slots.free(flags, self.catalogue)
             if handle is None:

@@ -1,5 +1,6 @@
 """The errors that py-lmdb itself would raise: same class, same words, same attributes."""
 
+import errno
 import os
 
 import lmdb
@@ -16,6 +17,21 @@ def lmdb_error(kind: type[lmdb.Error], what: str, code: int = 0, reason: str = "
 def closed() -> lmdb.Error:
     """The error for the use of anything that has ended."""
     return lmdb_error(lmdb.Error, "Attempt to operate on closed/deleted/dropped object.")
+
+
+def invalid_parameter(what: str) -> lmdb.Error:
+    """The error for an argument that cannot be."""
+    return lmdb_error(lmdb.InvalidParameterError, what, errno.EINVAL)
+
+
+def read_only(what: str) -> lmdb.Error:
+    """The error for a write where only reading is possible."""
+    return lmdb_error(lmdb.ReadonlyError, what, errno.EACCES)
+
+
+def missing(path: str) -> lmdb.Error:
+    """The error for a path where nothing is."""
+    return lmdb_error(lmdb.Error, path, errno.ENOENT)
 
 
 def not_found(name: bytes | None) -> lmdb.Error:

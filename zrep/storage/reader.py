@@ -4,7 +4,6 @@ LMDB's readers need nobody: they see the newest permanent prefix that the site h
 the site process dies.
 """
 
-import errno
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from zrep.errors import OptionError, StorageError
 from zrep.ports import Applied
 from zrep.storage import checkpoint
 from zrep.storage.catalogue import Catalogue, slot_name, slot_number
-from zrep.storage.failures import lmdb_error, not_found
+from zrep.storage.failures import missing, not_found
 from zrep.storage.image import APPLIED
 from zrep.storage.meta import DiskMeta
 from zrep.storage.store import ENGINE, MAX_DBS
@@ -27,7 +26,7 @@ class StoreReader:
     def __init__(self, path: Path) -> None:
         """Open it. Raises OptionError where no home is, lmdb.Error where nothing is, and StorageError."""
         if not path.is_dir():
-            raise lmdb_error(lmdb.Error, str(path), errno.ENOENT)
+            raise missing(str(path))
         meta = DiskMeta(path / "site.meta").load()
         if meta is None:
             raise OptionError(f"{path} is no zrep home: open it without readonly to make it one")
