@@ -186,13 +186,14 @@ def test_a_failed_save_ends_all_saving(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_site_that_lost_trust_begins_anew(tmp_path: Path) -> None:
     home = opened(tmp_path)
-    before = home.meta._replace(promise=9, vote=home.meta.site)
+    before = home.meta._replace(promise=9, vote=home.meta.site, doubtful=True)
     log = open_log(home)
     log.append(make_record(Tip(), 1, 0, Kind.COMMIT, b"x"))
     log.flush()
     after = home.begin_anew(before)
     assert after.site != before.site
     assert (after.replaces, after.state, after.promise, after.vote) == (before.site, 2, 0, "")
+    assert not after.doubtful
     assert open_log(home).tip == Tip()
     assert (tmp_path / "lost-1" / "log").is_dir()
     home.close()

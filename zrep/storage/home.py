@@ -98,7 +98,9 @@ class Home:
         Makes an empty state under a new site id that remembers the old one, switches to it, and puts the old
         state aside. A kill before the switch leaves the old home, to be given up again.
         """
-        anew = meta._replace(site=_mint(), promise=0, vote=SiteId(""), state=meta.state + 1, replaces=meta.site)
+        anew = meta._replace(
+            site=_mint(), promise=0, vote=SiteId(""), state=meta.state + 1, replaces=meta.site, doubtful=False
+        )
         shutil.rmtree(self.path / f"state-{anew.state}", ignore_errors=True)
         self.make_state(anew.state)
         self.metafile.save(anew)
