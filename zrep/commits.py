@@ -102,13 +102,16 @@ class Commits:
     def __len__(self) -> int:
         return sum(len(flight.tickets) for flight in self._flights)
 
-    def sealed(self, position: Position, tickets: Iterable[Ticket], applied: Lsn, now: Nanoseconds) -> None:
+    def sealed(self, position: Position, tickets: Iterable[Ticket], applied: Lsn) -> None:
         """Wait for the record at `position` on behalf of `tickets`."""
         self._flights.append(Flight(position, list(tickets)))
-        self.settle(applied, now)
+        self.settle(applied)
 
-    def settle(self, applied: Lsn, now: Nanoseconds) -> None:
-        """Answer who can be answered. `applied` is how far the store goes: what is visible here."""
+    def settle(self, applied: Lsn, now: Nanoseconds = 0) -> None:
+        """Answer who can be answered; with `now`, also whose time is up.
+
+        `applied` is how far the store goes: what is visible here.
+        """
         if not self._flights:
             return
         self._flights = [flight for flight in self._flights if self._settle_flight(flight, applied, now)]

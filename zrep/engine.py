@@ -270,10 +270,10 @@ class Engine:
             self._sort_writes(now)
             self._advance(now)
             self.transport.tick(now)
-            self._tick(now)
             self.replica.tick(now, drained=len(arrivals) < ARRIVALS_PER_TURN)
             self._perform(now)
             self._advance(now)
+            self._tick(now)
             self._perform(now)
 
     def _sleep(self) -> None:
@@ -321,7 +321,7 @@ class Engine:
             self.replica.duplicate(now, arrival.site)
 
     def _tick(self, now: Nanoseconds) -> None:
-        """The engine's own deadlines."""
+        """The engine's own deadlines; after everything that arrived has had its effect."""
         if (self._commits.deadline or now) < now:
             self._commits.settle(self._applied, now)
         if self._forwarding:
@@ -389,7 +389,7 @@ class Engine:
             self._followed = followed
             self._master_changed()
         self._writing.advance(now, self._not_master)
-        self._commits.settle(self._applied, now)
+        self._commits.settle(self._applied)
         self._reads.settle()
         self._answer_waits()
 

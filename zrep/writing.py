@@ -165,16 +165,16 @@ class Writing:
             return
         if self.writers.take() is None:
             if self._gathering and not group.merged:
-                self._answer_readers(now)
+                self._answer_readers()
             return
         payload = group.seal()
         assert payload is not None
         position = self._replica.submit(now, payload)
         self._covers = position.lsn
         tickets, self._gathering = self._gathering, []
-        self._commits.sealed(position, tickets, self._store.applied.tip.lsn, now)
+        self._commits.sealed(position, tickets, self._store.applied.tip.lsn)
 
-    def _answer_readers(self, now: Nanoseconds) -> None:
+    def _answer_readers(self) -> None:
         """Writers that wrote nothing wait only for what they read: the tail under the group."""
         group = self.writers.enter_at_once()  # so that nobody merges meanwhile and is told the same
         if group is None:
@@ -182,7 +182,7 @@ class Writing:
         if not group.merged:
             tickets, self._gathering = self._gathering, []
             position = Position(self._replica.gen_at(self._covers), self._covers)
-            self._commits.sealed(position, tickets, self._store.applied.tip.lsn, now)
+            self._commits.sealed(position, tickets, self._store.applied.tip.lsn)
         self.writers.leave()
 
     def _lose_group(self, refusal: Callable[[], ZrepError]) -> None:
@@ -194,6 +194,7 @@ class Writing:
         if not group.lose(error):
             return
         self._group = None
+        self._refused.clear()  # what they saw may never have been permanent, and their callers were not told
         tickets, self._gathering = self._gathering, []
         for ticket in tickets:
             ticket.reject(error)
@@ -210,12 +211,12 @@ class Writing:
         while self._queue and not group.full:
             write = self._queue.popleft()
             if write.ticket.deadline > now:
-                self._run(group, write, now)
+                self._run(group, write)
             else:
                 write.ticket.reject(_waited_too_long())
         self.writers.leave_at_once()
 
-    def _run(self, group: Group, write: Write, now: Nanoseconds) -> None:
+    def _run(self, group: Group, write: Write) -> None:
         ticket, name, merged = write.ticket, (write.session, write.seq), group.merged
         try:
             if name in self._refused:
@@ -231,7 +232,7 @@ class Writing:
         if answer.verdict is Verdict.UNKNOWN:
             ticket.reject(UnknownOutcomeError("this session is not remembered: the write may have happened"))
         elif answer.position is not None:
-            self._commits.sealed(answer.position, [ticket], self._store.applied.tip.lsn, now)
+            self._commits.sealed(answer.position, [ticket], self._store.applied.tip.lsn)
         else:
             ticket.wrote = answer.verdict is Verdict.DONE or group.merged > merged
             self._gathering.append(ticket)
