@@ -6,7 +6,7 @@ from typing import Any
 
 from cli import bench_recovery
 from cli.bench_group import BenchGroup
-from cli.bench_loads import Workload, catalogue
+from cli.bench_loads import catalogue
 from cli.bench_process import Tick
 
 from .goals import LARGE_VALUES, SEVEN_SITES
@@ -36,7 +36,7 @@ def measure(
         if durability == "sync":
             yield "idle", bench_recovery.idle(group, seconds, tick)
         for name in SYNC if durability == "sync" else PROCESS:
-            yield name, load(group, listed[name], seconds, tick)
+            yield name, group.load(listed[name], seconds, tick) | {"value_bytes": value_bytes}
         if durability == "sync":
             yield "failover", bench_recovery.failover(group, KILLS, tick)
             yield "catch-up", bench_recovery.catch_up(group, max(int(seconds * 500), 1), tick)
@@ -46,12 +46,7 @@ def grown(directory: Path, seconds: float, value_bytes: int, tick: Tick) -> Iter
     """Run 16 threads on seven sites, and with large values on three."""
     threads = next(workload for workload in catalogue(THREADS, value_bytes) if workload.name == "threads-16")
     with BenchGroup(7, directory / "zrep-seven", {}) as group:
-        yield SEVEN_SITES, load(group, threads, seconds, tick)
+        yield SEVEN_SITES, group.load(threads, seconds, tick) | {"value_bytes": value_bytes}
     with BenchGroup(SITES, directory / "zrep-large", {}) as group:
-        yield LARGE_VALUES, load(group, threads._replace(value_bytes=LARGE), seconds, tick)
-
-
-def load(group: BenchGroup, workload: Workload, seconds: float, tick: Tick) -> dict[str, Any]:
-    """Run one workload at the master."""
-    result: dict[str, Any] = group.master().order("load", tick, workload=list(workload), seconds=seconds)
-    return result | {"value_bytes": workload.value_bytes}
+        large = threads._replace(value_bytes=LARGE)
+        yield LARGE_VALUES, group.load(large, seconds, tick) | {"value_bytes": LARGE}

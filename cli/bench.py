@@ -159,8 +159,7 @@ def _run(group: BenchGroup, workload: Workload, seconds: float, kills: int, tick
     }
     if workload.kind in recovery:
         return recovery[workload.kind]()
-    result: dict[str, Any] = group.master().order("load", tick, workload=list(workload), seconds=seconds)
-    return result
+    return group.load(workload, seconds, tick)
 
 
 def _remote(group: BenchGroup, workload: Workload, seconds: float) -> dict[str, Any]:

@@ -111,7 +111,8 @@ def _throughput(results: Sequence[Mapping[str, Any]], row: int) -> Panel | None:
     panel.ticks_across(counts, lambda threads: f"{threads:g}")
     panel.ticks_up([most * quarter / 4 for quarter in range(5)], lambda rate: quantity(rate) if rate else "0")
     for name, curve in curves.items():
-        panel.curve(name, curve)
+        if curve:
+            panel.curve(name, curve)
     return panel
 
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -18,7 +18,7 @@ FORMAT = 1
 PACKAGES = ("zrep", "pyzmq", "lmdb", "msgpack")
 CONDITIONS = ("machine", "versions", "sites", "durability", "value_bytes", "seconds", "options_hash")
 
-COLUMNS = ("WORKLOAD", "PER SECOND", "P50", "P90", "P99", "P99.9", "WHAT")
+COLUMNS = ("WORKLOAD", "PER SECOND", "P50", "P90", "P99", "P99.9", "CPU MASTER", "CLIENT", "WHAT")
 COMPARED = ("WORKLOAD", "WHAT", "A", "B", "B/A")
 
 
@@ -59,7 +59,9 @@ def rows(report: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
         latency = result.get("latency_ns", {})
         shown = (duration(latency[name]) if name in latency else "-" for name in ("p50", "p90", "p99", "p99.9"))
         rate = quantity(result["per_second"]) if "per_second" in result else "-"
-        yield result["name"], rate, *shown, result["about"]
+        spent = result.get("cpu_us", {})
+        cpu = (duration(1000 * spent[end]) if end in spent else "-" for end in ("master", "client"))
+        yield result["name"], rate, *shown, *cpu, result["about"]
 
 
 def quantity(number: float) -> str:
@@ -99,6 +101,7 @@ def _ratios(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[dict[s
     pairs += [
         (name, one.get("latency_ns", {}).get(name), other.get("latency_ns", {}).get(name)) for name in ("p50", "p99")
     ]
+    pairs.append(("cpu", one.get("cpu_us", {}).get("master"), other.get("cpu_us", {}).get("master")))
     for what, a, b in pairs:
         if a and b:
             yield {"name": one["name"], "what": what, "a": a, "b": b, "ratio": round(b / a, 4)}
@@ -107,8 +110,14 @@ def _ratios(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[dict[s
 def compared_rows(comparison: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     """Return the lines of a comparison's table."""
     for each in comparison["ratios"]:
-        show = quantity if each["what"] == "per_second" else duration
+        show = _SHOWN.get(each["what"], duration)
         yield each["name"], each["what"], show(each["a"]), show(each["b"]), f"{each['ratio']:.2f}"
+
+
+_SHOWN: dict[str, Callable[[float], str]] = {
+    "per_second": quantity,
+    "cpu": lambda microseconds: duration(1000 * microseconds),
+}
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -29,6 +29,8 @@ class Timing(NamedTuple):
     """What came of one measurement."""
 
     operations: int
+    ran: int
+    """Operations, those of the warm-up included."""
     seconds: float
     latencies: Sequence[int]
     """Sorted."""
@@ -46,6 +48,7 @@ def summary(timing: Timing, per_operation: int = 1) -> dict[str, Any]:
     latencies = timing.latencies
     return {
         "operations": timing.operations,
+        "ran": timing.ran,
         "per_operation": per_operation,
         "seconds": round(timing.seconds, 6),
         "per_second": round(timing.operations * per_operation / timing.seconds, 1),
@@ -87,7 +90,8 @@ def closed_loop(operations: Sequence[Operation], seconds: float) -> Timing:
         raise failures[0]
     ends = [at + took for at, took in _pairs(begun, taken) if at >= start]
     latencies = sorted(took for at, took in _pairs(begun, taken) if at >= start)
-    return Timing(len(latencies), (max(ends, default=stop) - start) / SECOND, latencies)
+    ran = sum(map(len, begun))
+    return Timing(len(latencies), ran, (max(ends, default=stop) - start) / SECOND, latencies)
 
 
 def _pairs(begun: "Sequence[array[int]]", taken: "Sequence[array[int]]") -> "zip[tuple[int, int]]":
@@ -121,8 +125,8 @@ def pipeline(submit: Submission, outstanding: int, seconds: float) -> Timing:
             pending.popleft().result()
         return done
 
-    run(clock() + int(WARM_UP * seconds * SECOND))
+    warmed_up = run(clock() + int(WARM_UP * seconds * SECOND))
     taken = array("q")
     start = clock()
     operations = run(start + int(seconds * SECOND))
-    return Timing(operations, (clock() - start) / SECOND, sorted(taken))
+    return Timing(operations, warmed_up + operations, (clock() - start) / SECOND, sorted(taken))

@@ -44,8 +44,16 @@ def test_every_workload_is_measured(measured: tuple[Path, Path]) -> None:
         if result["name"] not in ("idle", "failover", "catch-up"):
             assert result["operations"] > 0
             assert result["per_second"] > 0
+            assert result["ran"] >= result["operations"]
             latency = result["latency_ns"]
             assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"] <= latency["p99.9"] <= latency["max"]
+
+
+def test_what_an_operation_costs_is_told_for_both_ends(measured: tuple[Path, Path]) -> None:
+    results = {result["name"]: result for result in bench_report.load(measured[0])["results"]}
+    assert results["sequential"]["cpu_us"]["master"] > 0
+    assert results["sequential"]["cpu_us"]["client"] > 0
+    assert "cpu_us" not in results["remote"]
 
 
 def test_recovery_is_measured(measured: tuple[Path, Path]) -> None:
@@ -147,7 +155,7 @@ def test_a_closed_loop_counts_what_it_times() -> None:
         return run_once
 
     timing = closed_loop([operation(0), operation(1)], 0.02)
-    assert 0 < timing.operations == len(timing.latencies) <= sum(done)
+    assert 0 < timing.operations == len(timing.latencies) <= timing.ran == sum(done)
     assert list(timing.latencies) == sorted(timing.latencies)
     told = summary(timing, per_operation=7)
     assert told["per_second"] == pytest.approx(7 * timing.operations / timing.seconds, rel=0.01)
