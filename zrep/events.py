@@ -217,7 +217,10 @@ class InqueueFull(Event):
 
 @dataclass(frozen=True, slots=True)
 class Diverged(Event):
-    """This log disagrees with the master's below what both hold: its disk cannot be trusted (R4)."""
+    """This log disagrees with the master's below what both hold, or lost what this site acknowledged (R4).
+
+    The site reads on, but neither votes nor acknowledges; started again, it joins as a new one.
+    """
 
     name = "DIVERGED"
     lsn: Lsn

@@ -70,6 +70,8 @@ class Flag(IntFlag):
     """The sender has seen a master since boot."""
     PULL = 512
     """An election pull: no master vouches for these records (R13)."""
+    LOST = 1024
+    """Of a SYNC: the asker once acknowledged permanent records that its log does not hold any more (R5)."""
 
 
 class Hello(NamedTuple):

@@ -225,8 +225,9 @@ class Acquaintance:
         if incarnation == peer.incarnation:
             peer.heard_at = self.now
             return True
-        if incarnation > peer.incarnation:
-            self._begin_run(peer, incarnation)
+        older = incarnation < peer.incarnation
+        if not older or (not peer.connected and self.now - peer.run_since > LINGERING):
+            self._begin_run(peer, incarnation)  # an older one, and alone: the home was put back as it once was
             return True
         self._counters["stale"] += 1
         if self.now - peer.run_since > LINGERING and not peer.reported:

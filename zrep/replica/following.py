@@ -219,7 +219,7 @@ class Following:
         if state.synced or not answers or common > state.log.tip.lsn or message.gen < state.meta.promise:
             return IGNORE
         ours = state.log.chain(common)
-        if common < state.perm or (ours is not None and ours != fields.chain):
+        if message.flags & Flag.LOST or common < state.perm or (ours is not None and ours != fields.chain):
             return self._diverged(common)
         state.cut(common)
         state.synced = True

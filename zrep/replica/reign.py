@@ -46,6 +46,8 @@ class Reigning:
         self._ever_acked: dict[SiteId, Lsn] = {}
         self._runs: dict[SiteId, set[Incarnation]] = {}
         """The runs of each site that have spoken of their log to this one."""
+        self._lost: set[Incarnation] = set()
+        """Those that lack what their site once acknowledged."""
         options = state.options
         self._resend = Backoff(options.request_min_ms * MILLISECOND, options.request_max_ms * MILLISECOND)
         self._reads: dict[int, tuple[Nanoseconds, Lsn]] = {}
@@ -140,17 +142,19 @@ class Reigning:
         self.acks.ack(sender, message.lsn, min(fields.stamp, state.now), fields.applied)
         return SUCCESS
 
-    def on_returning(self, site: SiteId, run: Incarnation, end: Lsn) -> None:
+    def went_back(self, site: SiteId, run: Incarnation, end: Lsn) -> bool:
         """Compare a site's end with what it once acknowledged as permanent: less means it lost records (R5).
 
-        Only at first sight of a new run of it: a run that acknowledged has records, and a late or repeated
+        Decided at first sight of a new run of it: a run that acknowledged has records, and a late or repeated
         request of an earlier one says what was true then.
         """
         runs = self._runs.setdefault(site, set())
         acknowledged = self._ever_acked.get(site, 0)
         if run not in runs and end < acknowledged:
+            self._lost.add(run)
             self.state.notify(SiteWentBack(site, acknowledged, end))
         runs.add(run)
+        return run in self._lost
 
     def settle(self) -> None:
         """Advance perm by what a majority holds, and do what waits for that."""

@@ -17,6 +17,7 @@ from zrep.errors import NotMasterError
 from zrep.events import Client, DuplicateSite, JoinFailure
 from zrep.ids import Egen, Gen, GroupId, Lsn, Nanoseconds, Position, SiteId
 from zrep.messages import (
+    Flag,
     Forward,
     ForwardReply,
     Higher,
@@ -385,8 +386,8 @@ class Replica:
     def _on_sync_req(self, message: Message, fields: SyncReq) -> Result:
         state = self.state
         if state.role is Role.MASTER:
-            if message.gen == state.gen:
-                self.reigning.on_returning(message.sender, message.incarnation, message.lsn)
+            if message.gen == state.gen and self.reigning.went_back(message.sender, message.incarnation, message.lsn):
+                return self.serving.on_sync_req(message, fields, Flag.LOST)
             if message.gen < state.gen:
                 self.reigning.announce_to(message.sender)
         return self.serving.on_sync_req(message, fields)

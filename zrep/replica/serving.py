@@ -55,7 +55,7 @@ class Serving:
             if left <= 0:
                 return
 
-    def on_sync_req(self, message: Message, fields: SyncReq) -> Result:
+    def on_sync_req(self, message: Message, fields: SyncReq, flags: Flag = Flag.NONE) -> Result:
         """Tell where the asker's log and the master's part, and send what follows.
 
         A client may answer only if the answer does not depend on what lies beyond its own match.
@@ -69,7 +69,8 @@ class Serving:
         if chain is None or common > end or (state.role is Role.CLIENT and common == end < message.lsn):
             state.send(message.sender, Rerequest(), lsn=message.lsn)
             return IGNORE
-        state.send(message.sender, Sync(chain, message.incarnation, (fields.last_gen, message.lsn)), lsn=common)
+        sync = Sync(chain, message.incarnation, (fields.last_gen, message.lsn))
+        state.send(message.sender, sync, lsn=common, flags=flags)
         if common < end:  # saves the asker a round trip, at the moment when a new reign waits for its acks
             self._serve(message.sender, common + 1, end, state.options.limit_bytes, pull=False)
         return SUCCESS
