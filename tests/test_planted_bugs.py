@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.sim.checkers import Violation
 from tests.sim.swarm import Failed, run_seed
+from tests.sim.truth import Violation
 from tests.test_scenarios import play
 from zrep.errors import InvariantError
 from zrep.ids import Egen, Lsn, Nanoseconds, Position, SiteId, majority

@@ -1,14 +1,14 @@
 """The invariants of protocol §12, checked from outside the sites after everything they do.
 
-Nothing here trusts a site's opinion of what is permanent. `Truth` computes that from what the disks of
-a majority hold; the sites' own claims, in public state, in messages and in answers, are held against it.
-Every check is incremental: it looks at what has just changed.
+What sites claim, in public state, in messages and in answers, is held against their disks and against the
+truth, which is what the disks of a majority hold. Every check looks at what has just changed.
 """
 
 from bisect import bisect_left
 from collections import Counter
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
+from tests.sim.truth import Truth, violated
 from zrep import codec
 from zrep.events import Diverged, Event, JoinFailure, SiteWentBack
 from zrep.ids import Egen, Gen, Incarnation, Lsn, Position, SiteId, majority
@@ -18,65 +18,6 @@ from zrep.replica.replica import Replica, Role
 
 if TYPE_CHECKING:
     from tests.sim.host import Host, Submitted
-
-
-class Violation(AssertionError):
-    """A promise was broken; the message says which and by whom."""
-
-
-def violated(promise: str, /, **facts: object) -> NoReturn:
-    raise Violation(f"{promise} ({' '.join(f'{name}={value!r}' for name, value in facts.items())})")
-
-
-class Truth:
-    """The one sequence of permanent records, from the durable facts alone.
-
-    A record of gen G is permanent once a majority of the voters has had it on disk while the promise on
-    the same disk was G: such a voter refuses everything older, and votes for nobody who lacks it.
-    """
-
-    def __init__(self) -> None:
-        self.records: list[Record] = []
-        self.gens: list[Gen] = []
-        """By which gen's master each record became permanent: its own, or a later one."""
-        self.lsn_by_payload: dict[bytes, Lsn] = {}
-        self._held: dict[Gen, dict[SiteId, Lsn]] = {}
-
-    @property
-    def end(self) -> Lsn:
-        return len(self.records)
-
-    def chain(self, lsn: Lsn) -> int:
-        return self.records[lsn - 1].chain if lsn else 0
-
-    def hold(self, site: SiteId, last: Record) -> None:
-        """Take in that a disk holds `last`, of the promised gen."""
-        held = self._held.setdefault(last.gen, {})
-        held[site] = max(last.lsn, held.get(site, 0))
-
-    def grow(self, host: "Host", gen: Gen, voters: tuple[SiteId, ...]) -> bool:
-        """Tell whether more of `gen` is permanent than before; it is in the log of `host`."""
-        held = self._held.get(gen, {})
-        counted = sorted(held.get(site, 0) for site in voters)
-        permanent = counted[len(counted) - majority(len(counted))] if counted else 0
-        permanent = min(permanent, host.disk.log.durable)
-        if permanent <= self.end:
-            return False
-        self._extend(host, gen, permanent)
-        return True
-
-    def _extend(self, host: "Host", gen: Gen, lsn: Lsn) -> None:
-        log = host.disk.log
-        if log.chain(self.end) != self.chain(self.end):
-            violated("I3: there is one true sequence", site=host.site, lsn=self.end)
-        while self.end < lsn:
-            for record in log.read(self.end + 1, lsn, 1 << 20):
-                self.records.append(record)
-                self.gens.append(gen)
-                if record.kind is Kind.COMMIT:
-                    if record.payload in self.lsn_by_payload:
-                        violated("I11: a request takes effect once", payload=record.payload, lsn=record.lsn)
-                    self.lsn_by_payload[record.payload] = record.lsn
 
 
 class Seen:
@@ -93,6 +34,21 @@ class Seen:
         """The configurations in its log, the one in force last."""
 
 
+class Reign:
+    """What the permanence of a gen's records is counted in."""
+
+    __slots__ = ("promotion", "site", "voters", "withdrawn")
+
+    def __init__(self, site: SiteId, voters: tuple[SiteId, ...]) -> None:
+        self.site = site
+        self.voters = voters
+        """Of the newest configuration of this reign."""
+        self.promotion: Lsn = 0
+        """Where a sole voter promoted a second one: until that is permanent it may take it back (R20)."""
+        self.withdrawn = False
+        """It did, and left the gen: whatever the disks hold of it, nobody counts any more."""
+
+
 class Checkers:
     """All checks of one world, and counts of the interesting things that happened in it."""
 
@@ -107,8 +63,7 @@ class Checkers:
         self._seen: dict[SiteId, Seen] = {}
         self._chains: dict[Position, int] = {}
         self._masters: dict[Gen, tuple[SiteId, Incarnation]] = {}
-        self._reigning: dict[Gen, SiteId] = {}
-        """Whose log has the configuration that a gen's records are counted in."""
+        self._reigns: dict[Gen, Reign] = {}
         self._votes: dict[tuple[SiteId, Egen], SiteId] = {}
         self._counted: dict[tuple[SiteId, Egen], set[SiteId]] = {}
         self._proposed: dict[Egen, SiteId] = {}
@@ -126,18 +81,10 @@ class Checkers:
         configs = self._seen[site].configs
         return configs[-1][1].voters if configs else ()
 
-    def _may_withdraw(self, site: SiteId) -> bool:
-        """Whether a sole voter's promotion of a second one is in force and not permanent (R20).
-
-        It may take that back, though both disks hold it: it alone counts, and has not said so.
-        """
-        configs = self._seen[site].configs
-        return len(configs) > 1 and configs[-1][0] > self.truth.end and configs[-2][1].voters == (site,)
-
     def _permanent(self, host: "Host", lsn: Lsn) -> bool:
         """Tell whether `lsn` is permanent. A master that says so settles what it might have withdrawn."""
         if lsn > self.truth.end and host.reigns:
-            self.truth.grow(host, host.process.gen, self.voters(host.site))
+            self.truth.grow(host, host.process.gen, self._reigns[host.process.gen].voters)
         return lsn <= self.truth.end
 
     # A process's life.
@@ -221,7 +168,7 @@ class Checkers:
         if promised and self._chains.setdefault(record.position, record.chain) != record.chain:
             violated("I5: equal (gen, lsn) means equal chain", site=host.site, position=record.position)
         if record.kind is Kind.REIGN:
-            self._reigning.setdefault(record.gen, host.site)
+            self._reigns.setdefault(record.gen, Reign(host.site, self.voters(host.site)))
         elif record.kind is Kind.CONFIG:
             self._config(host, record)
 
@@ -236,6 +183,10 @@ class Checkers:
             if not self._permanent(host, before):
                 violated("I13: one unpermanent configuration per log", site=host.site, first=before, second=record.lsn)
         configs.append((record.lsn, new))
+        reign = self._reigns.get(record.gen)
+        if reign is not None and reign.site == host.site:
+            reign.promotion = record.lsn if reign.voters == (host.site,) != new.voters else 0
+            reign.voters = new.voters
 
     def cutting(self, host: "Host", lsn: Lsn) -> None:
         """I8: no cut at or below perm; and nothing that is permanent, known to be so or not."""
@@ -260,6 +211,9 @@ class Checkers:
             violated(
                 "I6: the durable promise never decreases", site=host.site, promise=meta.promise, before=seen.promise
             )
+        for gen, reign in self._reigns.items():
+            if reign.site == host.site and gen < meta.promise and reign.promotion > self.truth.end:
+                reign.withdrawn = True
         seen.promise = meta.promise
         if meta.vote:
             self._votes_for(host.site, meta.promise, meta.vote)
@@ -272,11 +226,14 @@ class Checkers:
     def _truth(self, host: "Host") -> None:
         """A disk changed: more may be permanent, and then every later master must have it."""
         last = host.disk.record(host.disk.log.durable)
-        if last is None or last.gen not in self._reigning or last.gen != host.disk.saved.promise:
+        if last is None or last.gen not in self._reigns or last.gen != host.disk.saved.promise:
             return
-        master = self._reigning[last.gen]
+        reign = self._reigns[last.gen]
         self.truth.hold(host.site, last)
-        if not self._may_withdraw(master) and self.truth.grow(host, last.gen, self.voters(master)):
+        # Both disks may hold a promotion that the sole voter still takes back: it alone counts, if it says so.
+        if reign.withdrawn or reign.promotion > self.truth.end:
+            return
+        if self.truth.grow(host, last.gen, reign.voters):
             for other in self.hosts:
                 if other.reigns and other.process.gen > last.gen:
                     self._contains_truth(other)
@@ -364,7 +321,7 @@ class Checkers:
                 self._perm(host, host.replica)
         if truth.end:
             holding = [host.site for host in self.hosts if self._holds(host)]
-            voters = self.voters(self._reigning[truth.records[-1].gen])
+            voters = self._reigns[truth.gens[-1]].voters
             if len([site for site in voters if site in holding]) < majority(len(voters)):
                 violated("I10: every permanent record is durable at a majority", holding=holding, truth=truth.end)
 

@@ -9,7 +9,7 @@ disks answer at once unless held. Then every interleaving is a line of text.
     elect a / submit a x y:99  rep_elect / writes of x and of y, y padded to 99 bytes
     inflight                   what is in flight
     deliver, drop or copy …    `all`, or what matches every word: `a>b` `a>` `>b` `TYPE`; `1` is the first
-                               of them; `copy` delivers what may have been dropped by its connection
+                               of them, `2` the second; `copy` delivers what may have been dropped by its connection
     misdeliver a TYPE to c     a site hears what is not for it
     hold a / flush a           a's disk takes no write / takes them again
     pause a / resume a         SIGSTOP / SIGCONT
@@ -233,11 +233,13 @@ class Script:
             src, arrow, dst = word.partition(">")
             if arrow:
                 chosen = [f for f in chosen if src in ("", f.channel.src) and dst in ("", f.channel.dst)]
-            elif word != "1":
+            elif not word.isdigit():
                 chosen = [f for f in chosen if f.message.type is Type[word]]
+        number = next((int(word) for word in words if word.isdigit()), 0)
+        chosen = chosen[number - 1 : number] if number else chosen
         if not chosen and words:
             self._tell("nothing in flight matches")
-        return chosen[:1] if "1" in words else chosen
+        return chosen
 
     # Trouble.
 

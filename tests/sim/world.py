@@ -10,10 +10,11 @@ from heapq import heappop, heappush
 from random import Random
 from typing import Any
 
-from tests.sim.checkers import Checkers, Violation
+from tests.sim.checkers import Checkers
 from tests.sim.host import Host
 from tests.sim.network import Network
 from tests.sim.trace import Trace
+from tests.sim.truth import Violation
 from zrep import codec
 from zrep.codec import Malformed
 from zrep.events import Event
