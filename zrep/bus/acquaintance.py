@@ -100,7 +100,7 @@ class Acquaintance:
         """Dial an address whose site is not known yet. Raises OptionError for what is no address."""
         endpoint = parse(uri)
         if str(endpoint) not in self._hello.endpoints and all(seed.endpoint != endpoint for seed in self._seeds):
-            seed = Seed(self._at((endpoint,)), len(self._seeds))
+            seed = Seed(self._at((endpoint,)))
             self._seeds.append(seed)
             self._open(seed)
 
@@ -326,10 +326,10 @@ class Acquaintance:
         endpoint, routes = dial.addresses.next(), self._routes
         link = None
         if endpoint is not None and isinstance(dial, Seed):
-            link = Link(self._sockets, endpoint, routes.seed(dial.number))
+            link = Link(self._sockets, endpoint, routes.seed())
             self._readers.add(link.control, partial(self._read_seed, dial))
         elif endpoint is not None:
-            link = Link(self._sockets, endpoint, routes.control, routes.bulk)
+            link = Link(self._sockets, endpoint, routes.control(), routes.bulk())
         if link is not None:
             self._readers.add(link.monitor.socket, partial(self._read_events, dial))
         dial.opened(link, self.now, self._rng)

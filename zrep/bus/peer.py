@@ -3,6 +3,7 @@
 What is here is kept, timed and sent; what it means is decided in `acquaintance`.
 """
 
+import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
@@ -23,17 +24,28 @@ RENEW = 2000 * MILLISECOND
 
 
 class Routes:
-    """The routing ids of one run of a site: no two sockets, and no two runs, ever share one."""
+    """The routing ids of one run of a site: no two sockets, and no two runs, ever share one.
+
+    Not even one socket and the next to the same peer: a ROUTER that stood still finds both, and may take
+    the one that is gone for the newer. The other goes on sending, and nothing of it ever arrives.
+    """
 
     def __init__(self, site: SiteId, incarnation: Incarnation) -> None:
-        name = site.encode() + incarnation.to_bytes(8)
-        self.control = b"\1" + name
-        self.bulk = b"\2" + name
-        self._seed = b"\3" + name
+        self._name = site.encode() + incarnation.to_bytes(8)
+        self._numbers = itertools.count(1)
 
-    def seed(self, number: int) -> bytes:
+    def control(self) -> bytes:
+        return b"\1" + self._new()
+
+    def bulk(self) -> bytes:
+        return b"\2" + self._new()
+
+    def seed(self) -> bytes:
         """To an address we know no site of, which may turn out to be one that we know."""
-        return self._seed + number.to_bytes(2)
+        return b"\3" + self._new()
+
+    def _new(self) -> bytes:
+        return self._name + next(self._numbers).to_bytes(4)
 
 
 class Link:
@@ -142,10 +154,9 @@ class Dial:
 class Seed(Dial):
     """An address that we were told to connect to, whoever is there."""
 
-    def __init__(self, addresses: Addresses, number: int) -> None:
+    def __init__(self, addresses: Addresses) -> None:
         super().__init__(addresses)
         (self.endpoint,) = addresses.endpoints
-        self.number = number
         self.site: SiteId | None = None
         """Who answered."""
 
