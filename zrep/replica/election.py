@@ -247,7 +247,8 @@ class Elections:
             return
         state.promise(campaign.egen, choice)
         campaign.voted = True
-        state.timers.set("election", state.now + self._timeout // 2)
+        # Others may wait half a timeout for their phase 1 before they vote: give up after that, not with them.
+        state.timers.set("election", max(campaign.started + self._timeout, state.now + self._timeout // 2))
         if choice == state.site:
             self._count_vote(state.site)
         else:
