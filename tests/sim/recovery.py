@@ -19,6 +19,9 @@ from zrep.options import MILLISECOND
 if TYPE_CHECKING:
     from tests.sim.swarm import Swarm
 
+LATE = 500 * MILLISECOND
+"""After that long nothing of the troubled time is on its way any more."""
+
 
 class Recovery:
     """Who comes back, and what is demanded of them."""
@@ -37,6 +40,7 @@ class Recovery:
         self._gone = order[back:]
         self._star = rng.random() < 0.2
         """Only the links of the first site come back: it alone hears a majority, and must win."""
+        self._healed: Nanoseconds = 0
         self._written = b""
         self._at: tuple[SiteId, Gen] | None = None
 
@@ -58,6 +62,7 @@ class Recovery:
         world = self._world
         world.trace.note(world.now, SiteId("net"), "all healed; back are", ",".join(host.site for host in self._back))
         world.network.faults = Faults()
+        self._healed = world.now
         for host in self._gone:
             if host.replica is not None:
                 world.kill(host.site)
@@ -110,7 +115,7 @@ class Recovery:
     def _quiet(self) -> None:
         """I22: an idle group exchanges heartbeats and their answers, and nothing else."""
         world = self._world
-        world.run_until(world.now + 2 * self._timeout)
+        world.run_until(max(world.now + 2 * self._timeout, self._healed + LATE))
         before = Counter(world.checkers.counts)
         world.run_until(world.now + 2 * self._timeout)
         grown = world.checkers.counts - before
