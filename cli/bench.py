@@ -29,7 +29,7 @@ RECOVERY = {
 }
 BATCHES_MISSED_A_SECOND = 500
 
-app = typer.Typer(help="Measure a local group.", rich_markup_mode=None, invoke_without_command=True)
+app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 
 
 @app.callback()
