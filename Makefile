@@ -4,7 +4,11 @@ BIN := .venv/bin
 RUN := .venv/.run-ready
 DEV := .venv/.dev-ready
 
-.PHONY: demo test lint types check clean
+# make soak SECONDS=3600 SEED=7
+SECONDS ?= 600
+SEED ?= $(shell date +%s)
+
+.PHONY: demo test lint types check soak clean
 .DEFAULT_GOAL := test
 
 demo: $(RUN)
@@ -21,6 +25,9 @@ types: $(DEV)
 
 check: $(DEV)
 	$(BIN)/pytest -q
+
+soak: $(DEV)
+	$(BIN)/python -m tests.processes.chaos --seconds $(SECONDS) --seed $(SEED)
 
 $(RUN): pyproject.toml .ci/venv.py
 	@$(PYTHON) .ci/venv.py .venv .

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import zrep
 from tests.processes.history import Recorder, items, stored
 from zrep.commit import Batch
-from zrep.errors import ConflictError, NoMasterError, NotAppliedError, UnknownOutcomeError
+from zrep.errors import ConflictError, NoMasterError, NotAppliedError, PermFailedError, UnknownOutcomeError
 
 REGISTER_S = 0.1
 LIST_S = 1.0
@@ -88,7 +88,7 @@ class Workload(threading.Thread):
         """Do it, and note what came of it. Anything but these outcomes is a bug and ends the workload."""
         try:
             work()
-        except UnknownOutcomeError:
+        except (UnknownOutcomeError, PermFailedError):
             end["came"] = "unknown"
         except ConflictError:
             end["came"] = "conflict"
