@@ -9,7 +9,7 @@ the two is so, nobody knows: a cut of the tail alone proves nothing, for another
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from zrep.commit import CommitResult, CommitToken
 from zrep.errors import NotAppliedError, PermFailedError, UnknownOutcomeError, ZrepError
@@ -78,11 +78,17 @@ def into(future: "Future[CommitResult]") -> Answer:
     return answer
 
 
-class Flight(NamedTuple):
+class Flight:
     """A sealed record and who waits for it."""
 
-    position: Position
-    tickets: list[Ticket]
+    __slots__ = ("deadline", "only_for_permanence", "position", "tickets")
+
+    def __init__(self, position: Position, tickets: list[Ticket]) -> None:
+        self.position = position
+        self.tickets = tickets
+        self.only_for_permanence = all(ticket.policy is AckPolicy.QUORUM for ticket in tickets)
+        """Nobody here can be answered before the record is permanent: no need to look, it is the usual case."""
+        self.deadline: Nanoseconds = min((ticket.deadline for ticket in tickets), default=0)
 
 
 class Commits:
@@ -115,13 +121,14 @@ class Commits:
         if not self._flights:
             return
         self._flights = [flight for flight in self._flights if self._settle_flight(flight, applied, now)]
-        deadlines = [ticket.deadline for flight in self._flights for ticket in flight.tickets]
-        self._next_deadline = min(deadlines, default=None)
+        self._next_deadline = min((flight.deadline for flight in self._flights), default=None)
 
     def _settle_flight(self, flight: Flight, applied: Lsn, now: Nanoseconds) -> bool:
         """Answer a flight's waiters; return whether anybody goes on waiting."""
         replica, (gen, lsn) = self._replica, flight.position
         permanent = applied >= lsn
+        if not permanent and flight.only_for_permanence and now < flight.deadline:
+            return True
         if permanent and replica.gen_at(lsn) != gen:
             for ticket in flight.tickets:
                 ticket.reject(_not_applied(flight.position))
@@ -140,7 +147,8 @@ class Commits:
                 ticket.reject(self._too_late(flight.position, ticket, permanent, reigns, holders))
             else:
                 waiting.append(ticket)
-        flight.tickets[:] = waiting
+        flight.tickets = waiting
+        flight.deadline = min((ticket.deadline for ticket in waiting), default=0)
         return bool(waiting)
 
     def _enough(self, ticket: Ticket, permanent: bool, reigns: bool, holders: tuple[SiteId, ...]) -> bool:
@@ -170,9 +178,9 @@ class Commits:
 
     def abandon(self) -> None:
         """The site stops: nobody will hear more from it."""
-        for position, tickets in self._flights:
-            token = CommitToken(position.gen, position.lsn, self._site)
-            for ticket in tickets:
+        for flight in self._flights:
+            token = CommitToken(flight.position.gen, flight.position.lsn, self._site)
+            for ticket in flight.tickets:
                 ticket.reject(UnknownOutcomeError("the site stopped: ask txn_applied(token) at another one", token))
         self._flights.clear()
 

@@ -272,9 +272,11 @@ class Engine:
             self.transport.tick(now)
             self.replica.tick(now, drained=len(arrivals) < ARRIVALS_PER_TURN)
             self._perform(now)
-            self._advance(now)
+            if self._is_behind:
+                self._advance(now)
             self._tick(now)
-            self._perform(now)
+            if self.replica.pending:
+                self._perform(now)
 
     def _sleep(self) -> None:
         """Wait for a socket, a wake-up or the next deadline; not at all while something is queued."""
@@ -381,6 +383,12 @@ class Engine:
     @property
     def _applied(self) -> Lsn:
         return self.store.applied.tip.lsn
+
+    @property
+    def _is_behind(self) -> bool:
+        """Whether the machine has moved on since the last `_advance`."""
+        replica = self.replica
+        return replica.perm != self._applied or (replica.gen, replica.master) != self._followed or self._writing.can_run
 
     def _advance(self, now: Nanoseconds) -> None:
         """Move on what is written and applied, and answer who can be answered."""

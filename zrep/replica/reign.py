@@ -44,6 +44,8 @@ class Reigning:
         self._began: Nanoseconds = 0
         self._told_perm: Lsn = 0
         self._ever_acked: dict[SiteId, Lsn] = {}
+        self._settled: Config | None = None
+        """A configuration that calls for no change."""
         self._runs: dict[SiteId, set[Incarnation]] = {}
         """The runs of each site that have spoken of their log to this one."""
         self._lost: set[Incarnation] = set()
@@ -140,6 +142,8 @@ class Reigning:
             return SUCCESS
         self._runs.setdefault(sender, set()).add(message.incarnation)
         self.acks.ack(sender, message.lsn, min(fields.stamp, state.now), fields.applied)
+        if message.lsn > state.perm:
+            self._count()
         return SUCCESS
 
     def went_back(self, site: SiteId, run: Incarnation, end: Lsn) -> bool:
@@ -156,24 +160,27 @@ class Reigning:
         runs.add(run)
         return run in self._lost
 
-    def settle(self) -> None:
-        """Advance perm by what a majority holds, and do what waits for that."""
+    def _count(self) -> None:
+        """Advance perm by what a majority holds."""
         state = self.state
-        if state.role is not Role.MASTER:
-            return
         held = self.acks.held_by_majority(state.config, state.site, state.log.durable)
         if held > state.perm and held >= self.reign_lsn:  # R16: only a record of the own gen carries perm
             state.raise_perm(held)
             for site, match in self.acks.match.items():
                 self._ever_acked[site] = max(self._ever_acked.get(site, 0), min(match, state.perm))
+
+    def settle(self) -> None:
+        """Count, and do what waits for permanence."""
+        state = self.state
+        if state.role is not Role.MASTER:
+            return
+        self._count()
         if state.perm > self._told_perm and "announce" not in state.timers and len(state.config.members) > 1:
             state.timers.set("announce", state.ms(ANNOUNCE_PERM_MS))
         if state.perm == state.log.tip.lsn:
             state.timers.clear("resend")
-        if self.may_change:
-            self._correct_own_entry()
-        if self.may_change:
-            self._promote_learner()
+        if state.config is not self._settled and self.may_change:
+            self._improve()
 
     def holders(self, lsn: Lsn) -> tuple[SiteId, ...]:
         return self.acks.holders(lsn, self.state.site, self.state.log.durable)
@@ -188,20 +195,22 @@ class Reigning:
     def may_change(self) -> bool:
         return self.authoritative and self.state.config_lsn <= self.state.perm
 
-    def _correct_own_entry(self) -> None:
-        """List this master at the addresses and with the priority that it was started with."""
+    def _improve(self) -> None:
+        """Make the change that the configuration in force calls for, if any."""
         state = self.state
         own = state.config.member(state.site)
-        if own is None or not state.endpoints:
+        if own is not None and state.endpoints:
+            now = own._replace(endpoints=state.endpoints, publish=state.publish, priority=state.priority)
+            if now != own:  # started at another address, or with another priority
+                self.change(state.config.with_member(now))
+                return
+        if len(state.config.voters) == len(state.config.members):
+            self._settled = state.config
             return
-        now = own._replace(endpoints=state.endpoints, publish=state.publish, priority=state.priority)
-        if now != own:
-            self.change(state.config.with_member(now))
+        self._promote_learner()
 
     def _promote_learner(self) -> None:
         state = self.state
-        if len(state.config.voters) == len(state.config.members):
-            return
         fresh = state.now - 2 * state.options.heartbeat_ms * MILLISECOND
         ready = [
             site

@@ -331,6 +331,14 @@ class Replica:
         """Send a message of the engine's own business: FORWARD, READ_REQ, and their replies."""
         self.state.send(to, fields, lsn=lsn, data=data)
 
+    @property
+    def pending(self) -> bool:
+        """Whether `take` has anything to hand out but what time or the log's flush may add."""
+        effects = self.state.effects
+        return bool(
+            effects.sends or effects.early or effects.events or effects.work or effects.meta or self.state.log.dirty
+        )
+
     def take(self) -> Effects:
         """Hand out what is to be done; see `effects` for the order."""
         self.reigning.settle()
