@@ -1,7 +1,7 @@
 """Delivering events to the application, never on the engine's thread.
 
 Iterators have a queue each. Functions are called one event at a time, in order, on one thread that is
-started with the first of them; an error in one is logged and hurts nobody else.
+started with the first event; an error in one is logged and hurts nobody else.
 """
 
 import logging
@@ -65,6 +65,8 @@ class Dispatcher:
 
     def put(self, event: Event) -> None:
         """Deliver an event. Never blocks."""
+        if self._functions and self._calls is None:  # closed, and started again
+            self._begin_calls()
         with self._lock:
             self._past.append(event)
             for subscription in self._subscriptions:
@@ -83,11 +85,12 @@ class Dispatcher:
                 self._subscriptions.remove(subscription)
 
     def add(self, function: Callable[[Event], None]) -> None:
-        """Call `function` with every event from now on."""
+        """Call `function` with every event from now on, also after a `close`."""
         self._functions.append(function)
-        if self._calls is None:
-            self._calls = self.subscribe()
-            threading.Thread(target=self._call, args=(self._calls,), name=self._name, daemon=True).start()
+
+    def _begin_calls(self) -> None:
+        self._calls = self.subscribe()
+        threading.Thread(target=self._call, args=(self._calls,), name=self._name, daemon=True).start()
 
     def _call(self, events: Subscription) -> None:
         for event in events:
