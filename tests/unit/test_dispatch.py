@@ -19,10 +19,14 @@ def test_a_function_hears_every_event_in_order_also_after_a_restart() -> None:
         dispatcher.close()
 
 
+def fail(event: Event) -> None:
+    raise ZeroDivisionError(event)
+
+
 def test_a_function_that_fails_hurts_nobody_else() -> None:
     heard: SimpleQueue[Event] = SimpleQueue()
     dispatcher = Dispatcher("events")
-    dispatcher.add(lambda event: 1 / 0)
+    dispatcher.add(fail)
     dispatcher.add(heard.put)
     dispatcher.put(Client(1))
     assert heard.get(timeout=DEADLINE_S) == Client(1)
