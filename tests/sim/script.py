@@ -154,6 +154,10 @@ class Script:
         told, self.stage.told = self.stage.told, []
         return told
 
+    def is_up(self, name: str) -> bool:
+        """Tell whether a process runs at a site."""
+        return self.stage.alive(SiteId(name))
+
     def _host(self, name: str) -> Host:
         return self.stage.hosts[SiteId(name)]
 
@@ -280,7 +284,8 @@ class Script:
             self.stage.network.heal_all()
 
     def _break(self, a: str, b: str) -> None:
-        self.stage.network.sever(SiteId(a), SiteId(b))
+        if self.stage.network.link(SiteId(a), SiteId(b)).up:
+            self.stage.network.sever(SiteId(a), SiteId(b))
 
     def _connect(self, a: str, b: str) -> None:
         self.stage.network.connect(SiteId(a), SiteId(b))
