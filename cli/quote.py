@@ -1,7 +1,8 @@
 """`zrep quote`: the stock-quote prompt of Berkeley DB's ex_repquote, over any site of a group.
 
 Decides what the prompt says and what a typed line does. The role is asked anew for every prompt, so the
-prompt changes by itself when the site becomes master. Quotes are the main database: symbol to price.
+prompt changes by itself when the site becomes master; no other site answers for it. Quotes are the main
+database: symbol to price.
 """
 
 import sys
@@ -20,7 +21,7 @@ SYMBOL_WIDTH, PRICE_WIDTH = 10, 20
 
 def quote(connect: target.Connect = None, home: target.Home = None, timeout_ms: target.Timeout = 5000) -> None:
     """Open the stock-quote prompt. `TICKER VALUE` stores, an empty line shows all, `exit` ends."""
-    with target.connect(connect, home, timeout_ms) as client:
+    with target.connect(connect, home, timeout_ms, roam=False) as client:
         for line in _lines(client):
             words = line.split()
             if not words:

@@ -19,8 +19,11 @@ Home = Annotated[
 Timeout = Annotated[int, typer.Option("--timeout-ms", metavar="N", min=1, help="Give up after so many milliseconds.")]
 
 
-def connect(addresses: list[str] | None, home: Path | None, timeout_ms: int) -> "Client":
-    """Return a client of the group that the options name. Raises OptionError when they name none, or two."""
+def connect(addresses: list[str] | None, home: Path | None, timeout_ms: int, *, roam: bool = True) -> "Client":
+    """Return a client of the group that the options name. Raises OptionError when they name none, or two.
+
+    With a home, or without `roam`, only the named sites are read from.
+    """
     import zrep
     from zrep.errors import OptionError
 
@@ -32,7 +35,7 @@ def connect(addresses: list[str] | None, home: Path | None, timeout_ms: int) -> 
         addresses = os.environ.get("ZREP_CONNECT", "").replace(",", " ").split()
     if not addresses:
         raise OptionError("whom to talk to is not said: give -C URI or -H DIR, or set ZREP_CONNECT")
-    return zrep.connect(*addresses, timeout_ms=timeout_ms, roam=home is None)
+    return zrep.connect(*addresses, timeout_ms=timeout_ms, roam=roam and home is None)
 
 
 def local(home: Path) -> str:
