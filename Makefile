@@ -29,6 +29,11 @@ check: $(DEV)
 soak: $(DEV)
 	$(BIN)/python -m tests.processes.chaos --seconds $(SECONDS) --seed $(SEED)
 
+# py-lmdb's own tests, on a group of one and on the master of three.
+lmdb-tests: $(DEV)
+	$(BIN)/python -m tests.lmdb_suite
+	$(BIN)/python -m tests.lmdb_suite --three
+
 $(RUN): pyproject.toml .ci/venv.py
 	@$(PYTHON) .ci/venv.py .venv .
 	@touch $@

@@ -38,6 +38,8 @@ from lmdb import (
     TlsFullError,
     TxnFullError,
     VersionMismatchError,
+    _Database,
+    enable_drop_gil,
     version,
 )
 
@@ -139,7 +141,9 @@ __all__ = [
     "UnknownOutcomeError",
     "VersionMismatchError",
     "ZrepError",
+    "_Database",
     "connect",
+    "enable_drop_gil",
     "open",
     "version",
 ]

@@ -1,6 +1,6 @@
 """Random programs, run on py-lmdb and on zrep side by side: same results, same errors, same contents.
 
-And what was captured of them replays to the same contents in a second store.
+And what was captured of them replays to the same contents in a second store, and at every site of a group.
 """
 
 import random
@@ -13,10 +13,11 @@ import pytest
 
 import zrep
 from tests.environment.conftest import MAP_BYTES
+from tests.environment.sites import Sites
 from zrep.options import Options
 from zrep.storage.store import Store
 
-PROGRAMS = 150
+PROGRAMS = 300
 STEPS = 60
 
 KINDS: dict[bytes, dict[str, bool]] = {
@@ -217,21 +218,30 @@ class Program:
 
 
 @pytest.fixture
-def machines(tmp_path: Path, env: zrep.Environment) -> Iterator[tuple[Machine, Machine]]:
+def theirs(tmp_path: Path) -> Iterator[Machine]:
     (tmp_path / "lmdb").mkdir()
-    with lmdb.open(str(tmp_path / "lmdb"), max_dbs=16, map_size=MAP_BYTES, sync=False, lib_version=0) as theirs:
-        yield Machine(theirs), Machine(env)
+    with lmdb.open(str(tmp_path / "lmdb"), max_dbs=16, map_size=MAP_BYTES, sync=False, lib_version=0) as env:
+        yield Machine(env)
 
 
-def test_programs_do_the_same_on_both(machines: tuple[Machine, Machine], env: zrep.Environment, tmp_path: Path) -> None:
-    theirs, ours = machines
-    for seed in range(PROGRAMS):
+def run_side_by_side(theirs: Machine, ours: Machine, programs: int) -> None:
+    for seed in range(programs):
         for number, step in enumerate(Program(seed).steps()):
             expected, found = theirs.do(step), ours.do(step)
             assert found == expected, f"program {seed}, step {number}"
         assert ours.contents() == theirs.contents(), f"program {seed}"
+
+
+def test_programs_do_the_same_on_both(theirs: Machine, env: zrep.Environment, tmp_path: Path) -> None:
+    run_side_by_side(theirs, Machine(env), PROGRAMS)
     replayed = Store(tmp_path / "replayed", Options(map_bytes=MAP_BYTES))
     log = env.engine.log
     replayed.apply(env.engine.call(lambda: log.read(1, log.tip.lsn, 1 << 30)))
     assert replayed.digest() == env.engine.call(env.engine.store.digest)
     replayed.close()
+
+
+def test_programs_on_a_master_leave_the_same_at_all_three_sites(theirs: Machine, tmp_path: Path) -> None:
+    with Sites(tmp_path) as sites:
+        run_side_by_side(theirs, Machine(sites.all[0].env), PROGRAMS)
+        assert len(set(sites.digests())) == 1
