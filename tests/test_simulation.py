@@ -31,7 +31,7 @@ SOMETIMES = (
     ),
     *("HIGHER answered", "MASTER_IS", "REREQUEST", "LOG_REQ", "pulls", "SYNC", "tail cuts"),
     *("ELECTION_FAILED", "QUORUM_LOST", "DUPMASTER", "MASTER_FAILURE", "STARTUPDONE"),
-    *("SITE_ADDED", "JOIN", "JOIN_REPLY"),
+    *("SITE_ADDED", "SITE_REMOVED", "JOIN", "JOIN_REPLY"),
 )
 """What a run that tries hard enough has seen; zero means that the faults no longer reach it."""
 

@@ -19,6 +19,9 @@ from zrep.options import MILLISECOND
 if TYPE_CHECKING:
     from tests.sim.swarm import Swarm
 
+RESIDUE = 100 * MILLISECOND
+"""What a slow network still held arrives; only then is the network healthy, and the clock starts."""
+
 LATE = 500 * MILLISECOND
 """After that long nothing of the troubled time is on its way any more."""
 
@@ -31,14 +34,14 @@ class Recovery:
         self._world = swarm.world
         self._timeout = swarm.options.election_timeout_ms * MILLISECOND
         rng = swarm.world.stream("recovery")
-        fewest = len(swarm.hosts) if "founding" in swarm.kinds else majority(len(swarm.hosts))
+        fewest = len(swarm.hosts) if swarm.newcomers else majority(len(swarm.hosts))
         back = rng.randrange(fewest, len(swarm.hosts) + 1)
         order = rng.sample(swarm.hosts, len(swarm.hosts))
         electable = next(index for index, host in enumerate(order) if host.priority > 0)
         order.insert(0, order.pop(electable))
         self._back = order[:back]
         self._gone = order[back:]
-        self._star = rng.random() < 0.2
+        self._star = rng.random() < 0.2 and not swarm.newcomers
         """Only the links of the first site come back: it alone hears a majority, and must win."""
         self._healed: Nanoseconds = 0
         self._written = b""
@@ -76,6 +79,7 @@ class Recovery:
             host.lag = 0.0
             self._swarm.boot(host.site)
             world.resume(host.site, host.run)
+        world.run_until(world.now + RESIDUE)
 
     def _cut_rim(self) -> None:
         network = self._world.network

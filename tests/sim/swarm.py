@@ -42,8 +42,12 @@ KINDS = (
     "priorities",
     "trimming",
     "founding",
+    "wiped disk",
 )
 """The kinds of fault, each on or off for a whole seed."""
+
+NEWCOMERS = {"founding", "wiped disk"}
+"""With these, sites join that have nothing; a group must keep its whole log for them."""
 
 SHAPES = ("majority", "isolate", "deaf", "mute", "bridge", "single link", "ring", "chain", "flapping")
 """The shapes of a partition. A deaf site hears nobody, a mute one is heard by nobody."""
@@ -95,11 +99,13 @@ class Swarm:
         self.kinds = {kind for kind in KINDS if draw() < 0.5}
         self.options = self._draw_options()
         if draw() < 0.7:
-            self.kinds.discard("founding")
+            self.kinds -= {"founding", "wiped disk"}
         sites = [SiteId(name) for name in "abcdefg"[: nsites or self._plan.choice((2, 3, 3, 3, 4, 5))]]
         priorities = [self._plan.choice((0, 50, 100, 100)) for _ in sites] if "priorities" in self.kinds else []
         if priorities and sum(priority > 0 for priority in priorities) < 2:
             priorities[:2] = [100, 100]
+        if "founding" in self.kinds or len(sites) < 3:
+            self.kinds.discard("wiped disk")  # more than a minority would be gone
         if "founding" in self.kinds:
             self.hosts = [self.world.add_founder(sites[0], self.options)]
             self.hosts += [self.world.add(Meta(site), (), self.options) for site in sites[1:]]
@@ -116,10 +122,17 @@ class Swarm:
         world.after(0, self._write)
         world.after(0, self._read)
         world.after(self._pause(), self._strike)
+        if "wiped disk" in self.kinds:
+            world.after(5 * self._pause(), self._wipe)
         world.run_until(1 << 62, events)
         self._troubled = False
         Recovery(self).demand()
         world.checkers.sweep()
+
+    @property
+    def newcomers(self) -> bool:
+        """Whether sites join that have nothing."""
+        return bool(self.kinds & NEWCOMERS)
 
     # What differs from seed to seed.
 
@@ -162,10 +175,12 @@ class Swarm:
             host.lazy_ns = self._plan.choice((1, 3)) * MILLISECOND
         if "lagging store" in self.kinds:
             host.lag = 0.5
-        host.trims = "trimming" in self.kinds and "founding" not in self.kinds
+        host.trims = "trimming" in self.kinds and not self.newcomers
 
     def boot(self, site: SiteId) -> None:
-        """Start a site; one that is no voter yet asks to become one."""
+        """Start a site; one that is no voter yet asks to become one, one without a disk never comes back."""
+        if all(host.site != site for host in self.hosts):
+            return
         self.world.boot(site, join if site not in self.world.checkers.voters(site) else Replica.start)
 
     # Writers and readers.
@@ -238,6 +253,20 @@ class Swarm:
             return
         self.world.kill(victim.site)
         self.world.after(self._outage(), self.boot, victim.site)
+
+    def _wipe(self) -> None:
+        """One site loses its disk: it is gone for ever, and a new site stands in for it (R4)."""
+        if not self._troubled:
+            return
+        victim = self._victim()
+        self.world.trace.note(self.world.now, victim.site, "lost its disk")
+        if victim.replica is not None:
+            self.world.kill(victim.site)
+        meta = Meta(SiteId(victim.site.upper()), replaces=victim.site)
+        host = self.world.add(meta, (), self.options, victim.priority)
+        self._trouble(host)
+        self.hosts[self.hosts.index(victim)] = host
+        self.world.after(self._outage(), self.boot, host.site)
 
     def _outage(self) -> Nanoseconds:
         longest = self._nemesis.choice((20, self.options.election_timeout_ms, 4 * self.options.election_timeout_ms))
