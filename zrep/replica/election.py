@@ -82,6 +82,7 @@ class Elections:
         self.state = state
         self._win = win
         self.campaign: Campaign | None = None
+        self._booted = state.now
         self._spoken: Egen = 0
         """The highest egen that this run of the site sent a VOTE1 for, or heard of. Never proposed again:
         a late VOTE2 must not count for a later, shorter log."""
@@ -230,8 +231,8 @@ class Elections:
             return
         elapsed = state.now - campaign.started
         full = state.options.full_election_timeout_ms * MILLISECOND
-        if not state.established and elapsed < full and len(ballots) < len(voters):
-            return
+        if not state.established and state.now - self._booted < full and len(ballots) < len(voters):
+            return  # a cold boot: every election until then waits for all (BDB: the full election)
         early = elapsed < self._timeout // 2
         if early:
             absent = (v for v in voters if v in state.up and v != campaign.suspect and v not in ballots)

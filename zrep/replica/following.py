@@ -332,7 +332,8 @@ class Following:
     def on_rerequest(self, message: Message, fields: Rerequest) -> Result:
         """The asked site cannot serve: turn to the master."""
         state = self.state
-        if message.lsn < state.log.tip.lsn:
+        asked = state.log.tip.lsn + 1 if state.synced else state.log.tip.lsn  # LOG_REQ, or SYNC_REQ
+        if message.lsn != asked:
             return IGNORE  # the answer to a request that others have met meanwhile
         if message.sender == state.master:
             state.notify(JoinFailure(f"the master's log no longer reaches back to LSN {message.lsn}"))
