@@ -345,7 +345,7 @@ BUGS = [
     Bug(vote_is_not_durable, "r02_vote_is_durable_before_it_leaves"),
     Bug(win_takes_the_promise_of_the_day, "r06_a_win_is_void_when_the_promise_moved_on"),
     Bug(stale_gen_is_accepted, "r07_a_promise_fences_the_old_master"),
-    Bug(vote_for_a_worse_log, seeds=200),
+    Bug(vote_for_a_worse_log, "r08_no_vote_for_a_worse_log_though_nobody_else_can_win"),
     Bug(duplicate_votes_count, "r08_duplicate_votes_count_once"),
     Bug(priority_beats_data, "r09_priority_never_beats_data"),
     Bug(deaf_site_can_win, "r09_a_deaf_site_cannot_win"),

@@ -50,11 +50,11 @@ class Recovery:
     def demand(self) -> None:
         """Heal, then demand one master within 5 election timeouts, and all equal within 10 (I21).
 
-        In a star, a master at the rim must first notice that it has lost its quorum (R12); and in a star of
-        three it stays, so that the other end learns what is permanent by asking.
+        A cold boot may wait for all. In a star, a master at the rim must first notice that it has lost its
+        quorum (R12); and in a star of three it stays, so that the other end learns by asking.
         """
         self._heal()
-        patience = 10 if self._star else 5
+        patience = 10 if self._star or self._swarm.options.full_election_timeout_ms else 5
         self._within(patience * self._timeout, f"I21: one master within {patience} timeouts", self._one_master)
         asking = 2 * self._swarm.options.request_max_ms * MILLISECOND if self._star else 0
         self._within(5 * self._timeout + asking, "I21: a new write permanent, all equal", self._write_is_everywhere)

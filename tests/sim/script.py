@@ -5,7 +5,7 @@ writes the latter. Time stands still but for `run`; messages stay in flight unti
 disks answer at once unless held. Then every interleaving is a line of text.
 
     group a b c [a.priority=0] [option=value]   a formed group, all connected, nobody master
-    found a / join b           found a group of one / start an empty site that asks to be admitted
+    found a / join b [replaces=c]    found a group of one / start an empty site that asks to be admitted
     elect a / submit a x y:99  rep_elect / writes of x and of y, y padded to 99 bytes
     inflight                   what is in flight
     deliver, drop or copy …    `all`, or what matches every word: `a>b` `a>` `>b` `TYPE`; `1` is the first
@@ -188,8 +188,9 @@ class Script:
         host.disk.speed = Speed(0, 0)
         self.stage.boot(host.site)
 
-    def _join(self, name: str) -> None:
-        host = self.stage.add(Meta(SiteId(name)), (), self._options)
+    def _join(self, name: str, replaces: str = "replaces=") -> None:
+        old = SiteId(replaces.removeprefix("replaces="))
+        host = self.stage.add(Meta(SiteId(name), replaces=old), (), self._options)
         host.disk.speed = Speed(0, 0)
         self.stage.boot(host.site, join)
 

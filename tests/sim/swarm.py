@@ -144,6 +144,7 @@ class Swarm:
             heartbeat_ms=heartbeat,
             election_timeout_ms=election,
             quorum_timeout_ms=choice((election, 2 * election)),
+            full_election_timeout_ms=choice((0, 0, 0, election)),
             request_min_ms=choice((2, 5, 20)),
             request_max_ms=choice((20, 80, 320)),
             bulk_bytes=choice((4 * KIB, 1024 * KIB)),
