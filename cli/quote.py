@@ -2,7 +2,7 @@
 
 Decides what the prompt says and what a typed line does. The role is asked anew for every prompt, so the
 prompt changes by itself when the site becomes master; no other site answers for it. Quotes are the main
-database: symbol to price.
+database: symbol to price. Who typed a line of another form gets exit code 1 at the end.
 """
 
 import sys
@@ -19,8 +19,9 @@ CLIENT_PROMPT = "QUOTESERVER (read-only)> "
 SYMBOL_WIDTH, PRICE_WIDTH = 10, 20
 
 
-def quote(connect: target.Connect = None, home: target.Home = None, timeout_ms: target.Timeout = 5000) -> None:
+def quote(connect: target.Connect = None, home: target.Home = None, timeout_ms: target.Timeout = 5000) -> int:
     """Open the stock-quote prompt. `TICKER VALUE` stores, an empty line shows all, `exit` ends."""
+    code = 0
     with target.connect(connect, home, timeout_ms, roam=False) as client:
         for line in _lines(client):
             words = line.split()
@@ -30,8 +31,10 @@ def quote(connect: target.Connect = None, home: target.Home = None, timeout_ms: 
                 break
             elif len(words) != 2:
                 print("Format: TICKER VALUE")
+                code = 1
             else:
                 _store(client, *words)
+    return code
 
 
 def _lines(client: "Client") -> Iterator[str]:
