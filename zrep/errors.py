@@ -113,11 +113,11 @@ class NotAuthorizedError(ZrepError):
 
 
 class ForkError(ZrepError):
-    """A zrep object was used in a child process: open, or attach to, the home in the child instead."""
+    """A zrep object was used in a child process: connect to a site, or open another home, in the child instead."""
 
 
 class HomeInUseError(ZrepError):
-    """Another process has this home open: stop it, or use `zrep.attach` to read beside it."""
+    """Another process has this home open: stop it, or reach its site with `zrep.connect`."""
 
 
 class StorageError(ZrepError):

@@ -107,7 +107,10 @@ def test_what_cannot_be_a_home_is_refused_in_a_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("was_a_home", [False, True])
+def test_a_directory_that_cannot_be_written(tmp_path: Path, was_a_home: bool) -> None:
+    if was_a_home:
+        opened(tmp_path).close()
     tmp_path.chmod(0o500)
     with pytest.raises(StorageError, match="must be writable"):
         opened(tmp_path)

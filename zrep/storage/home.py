@@ -11,6 +11,7 @@ A home is made under its lock, `site.meta` last. One that has none was not finis
 unless it holds records: then its identity was lost, and it says so.
 """
 
+import errno
 import fcntl
 import os
 import shutil
@@ -134,6 +135,8 @@ class Home:
         except FileExistsError:
             if not self.path.is_dir():
                 raise OptionError(f"{self.path} is a file: a home is a directory, give another path") from None
+            if not os.access(self.path, os.W_OK):
+                raise PermissionError(errno.EACCES, "the directory is read-only") from None
         except NotADirectoryError:
             raise OptionError(f"{self.path} lies below a file: give another path") from None
         else:
@@ -151,7 +154,7 @@ class Home:
             os.close(fd)
             who = "this process" if pid == str(os.getpid()) else f"process {pid or 'unknown'}"
             raise HomeInUseError(
-                f"the home {self.path} is in use by {who}: close it there, or read beside it with zrep.attach"
+                f"the home {self.path} is in use by {who}: close it there first, or reach its site over the network"
             ) from None
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
