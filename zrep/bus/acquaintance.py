@@ -358,7 +358,7 @@ class Acquaintance:
                 dial.failing = True
                 refused = event != zmq.EVENT_CONNECT_RETRIED
                 reason = "what listens there is no zrep site, or refuses us" if refused else "nobody answers there"
-                self._tell(ConnectFailed(str(dial.addresses.endpoints[0]), f"{reason}; trying again"))
+                self._tell(ConnectFailed(str(dial.addresses.endpoints[0]), reason))
             if dial.link is not link:
                 break
         return True
