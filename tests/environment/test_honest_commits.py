@@ -289,3 +289,28 @@ def test_a_client_that_is_cut_off_does_not_answer_them_either(patient: Sites) ->
     patient.cables[1].plug_in()
     with env.begin(linearizable=True, timeout_ms=LONG_MS) as txn:
         assert txn.get(b"k") == b"new"
+
+
+def test_a_forgotten_transaction_does_not_stop_the_group(tmp_path: Path) -> None:
+    with group(tmp_path, replace(QUICK, write_txn_timeout_ms=200)) as sites:
+        master, client = sites.all[0].env, sites.all[1].env
+        forgotten = master.begin(write=True)
+        forgotten.put(b"IBM", b"142.30")
+        assert client.put(b"MSFT", b"39.81").perm  # waits for the forgotten one to be ended, not for ever
+        with pytest.raises(zrep.NotAppliedError, match="open for more than 200 ms"):
+            forgotten.put(b"ORCL", b"12.01")
+        with pytest.raises(zrep.NotAppliedError):
+            forgotten.commit()
+        with master.begin(write=True) as txn:
+            txn.put(b"AAPL", b"25.94")
+        assert (master.get(b"IBM"), master.get(b"AAPL")) == (None, b"25.94")
+        assert len(set(sites.digests())) == 1
+
+
+def test_an_abandoned_transaction_leaves_nothing(sites: Sites) -> None:
+    env = sites.all[0].env
+    abandoned = env.begin(write=True)
+    abandoned.put(b"IBM", b"142.30")
+    del abandoned
+    assert env.put(b"MSFT", b"39.81").perm
+    assert env.get(b"IBM") is None
