@@ -103,7 +103,10 @@ class Opened:
         """Give up the identity that this disk cannot vouch for, and start empty under a new one (R4)."""
         self.store.close()
         if self._alone:
-            raise StorageError(f"{self.home.path} cannot be used and no other site has its data: {reason}")
+            raise StorageError(
+                f"{self.home.path} cannot be used, and as the group's only voter it has nobody to copy from: "
+                f"restore it from a backup ({reason})"
+            )
         seeds = [endpoint for member in self.store.applied.config.members for endpoint in member.endpoints]
         _logger.warning("lost trust home=%s reason=%s", self.home.path, reason)
         self.home.begin_anew(self.meta)
