@@ -106,14 +106,6 @@ class DupMaster(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class PermFailed(Event):
-    """An ack policy was not met in time; the record may still become permanent."""
-
-    name = "PERM_FAILED"
-    lsn: Lsn
-
-
-@dataclass(frozen=True, slots=True)
 class ConnectEstd(Event):
     """HELLO was exchanged both ways."""
 
@@ -198,21 +190,6 @@ class QuorumLost(Event):
 
     name = "QUORUM_LOST"
     gen: Gen
-
-
-@dataclass(frozen=True, slots=True)
-class QuorumRegained(Event):
-    """A majority is connected again."""
-
-    name = "QUORUM_REGAINED"
-
-
-@dataclass(frozen=True, slots=True)
-class InqueueFull(Event):
-    """More is pending than `inqueue_bytes`; re-armed at 85 %."""
-
-    name = "INQUEUE_FULL"
-    nbytes: int
 
 
 @dataclass(frozen=True, slots=True)
