@@ -67,7 +67,7 @@ class Reply(NamedTuple):
 def encode(message: Message) -> list[bytes]:
     """Return a message's frames. Raises ProtocolError for one that no receiver would take."""
     head = message[:8]
-    control: bytes = msgpack.packb((MAGIC, VERSION, *head, *message.fields))
+    control = _pack((MAGIC, VERSION, *head, *message.fields))
     if message.records:
         rec = b"".join([part for record in message.records for part in (_LENGTH.pack(len(record.raw)), record.raw)])
     else:
@@ -168,8 +168,8 @@ def decode_txns(payload: bytes) -> list[Txn]:
         for ops, session, seq in txns:
             if type(session) is not str or type(seq) is not int or type(ops) is not tuple:
                 raise Wrong("not a transaction")
-            for op in ops:
-                if op[0] not in _OP_SHAPES[tuple(map(type, op))]:
+            for code, db, *operands in ops:
+                if type(code) is not int or not _OPERANDS[code](operands) or type(db) not in _DB_TYPES[code]:
                     raise Wrong("operation with another's operands")
     except (ValueError, TypeError, LookupError) as error:
         raise ProtocolError(f"the transactions of a COMMIT record cannot be read: {error}") from None
@@ -308,7 +308,16 @@ def _unpack(payload: bytes, what: str) -> Any:
     return values[1]
 
 
-_pack: Callable[[Any], bytes] = msgpack.packb
+def _pack(value: Any) -> bytes:
+    global _packer
+    packed: bytes = _packer.pack(value)
+    if len(packed) > CONTROL_LIMIT:
+        _packer = msgpack.Packer()  # it keeps room for the largest that it ever packed
+    return packed
+
+
+_packer = msgpack.Packer()
+"""Made once: a new one reserves a quarter of a megabyte. Safe on any thread: packing never lets go of Python's lock."""
 _unpack_control = partial(
     msgpack.unpackb,
     use_list=False,
@@ -331,15 +340,27 @@ _CONFIG: Callable[[Any], Config] = schema(Config).exact
 _META: Callable[[Any], Meta] = schema(Meta).exact
 _APPLIED: Callable[[Any], Applied] = schema(Applied).exact
 
-_OP_SHAPES: dict[tuple[type, ...], frozenset[int]] = {
-    (int, bytes, bytes, bytes): frozenset({Op.PUT, Op.DELETE_DUP}),
-    (int, bytes, bytes): frozenset({Op.DELETE}),
-    (int, bytes, int): frozenset({Op.CREATE_DB}),
-    (int, bytes): frozenset({Op.CLEAR, Op.DELETE_DB}),
-}
 _NOTHING = type(None)
-_OP_SHAPES |= {(int, _NOTHING, *shape[2:]): ops for shape, ops in _OP_SHAPES.items() if shape[2:] != (int,)}
-"""Operands by type; the database may be None, the main one."""
+
+
+def _keys(operands: list[Any]) -> bool:
+    return set(map(type, operands)) == {bytes}
+
+
+def _pairs(operands: list[Any]) -> bool:
+    return _keys(operands) and not len(operands) % 2
+
+
+_OPERANDS: dict[int, Callable[[list[Any]], bool]] = {
+    Op.PUT: _pairs,
+    Op.DELETE: _keys,
+    Op.DELETE_DUP: _pairs,
+    Op.CLEAR: lambda operands: not operands,
+    Op.CREATE_DB: lambda operands: [*map(type, operands)] == [int],
+    Op.DELETE_DB: lambda operands: not operands,
+}
+_DB_TYPES = {int(op): (bytes,) if op is Op.CREATE_DB else (bytes, _NOTHING) for op in Op}
+"""The database may be None, the main one."""
 _BATCH_SHAPES: dict[tuple[type, ...], frozenset[int]] = {
     (int, db, bytes, value): ops
     for db in (bytes, _NOTHING)

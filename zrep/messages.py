@@ -7,8 +7,8 @@ On the wire a message is `[control, rec]`; `control` is one array of fixed order
 `lsn` is the one LSN the message is about; each type says which. Type codes are frozen for ever.
 """
 
-from enum import IntEnum, IntFlag
-from typing import Any, NamedTuple
+from enum import IntEnum
+from typing import Any, Final, NamedTuple
 
 from zrep.ids import Egen, Gen, GroupId, Incarnation, Lsn, Nanoseconds, SiteId
 from zrep.records import MemberRole, Record, Reign
@@ -48,29 +48,29 @@ class Type(IntEnum):
     READ = 24
 
 
-class Flag(IntFlag):
-    """Control flags (protocol §2)."""
+class Flag:
+    """Control flags (protocol §2): plain integers, as they are combined for every message."""
 
-    NONE = 0
-    PERM = 1
+    NONE: Final = 0
+    PERM: Final = 1
     """Carries records to acknowledge."""
-    RESEND = 2
+    RESEND: Final = 2
     """The master repeats its end because no quorum has answered."""
-    REREQUEST = 4
+    REREQUEST: Final = 4
     """A request that was made before."""
-    ANYWHERE = 8
+    ANYWHERE: Final = 8
     """Any site that is up to date may answer."""
-    LOG_END = 16
+    LOG_END: Final = 16
     """The last records the server has."""
-    MORE = 32
+    MORE: Final = 32
     """The byte limit was reached; ask again from where this ended."""
-    TRANSFER = 64
-    APPOINTED = 128
-    GROUP_ESTD = 256
+    TRANSFER: Final = 64
+    APPOINTED: Final = 128
+    GROUP_ESTD: Final = 256
     """The sender has seen a master since boot."""
-    PULL = 512
+    PULL: Final = 512
     """An election pull: no master vouches for these records (R13)."""
-    LOST = 1024
+    LOST: Final = 1024
     """Of a SYNC: the asker once acknowledged permanent records that its log does not hold any more (R5)."""
 
 

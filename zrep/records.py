@@ -12,8 +12,10 @@ The same bytes stand in the log and travel in LOG messages; nothing is encoded t
 import struct
 import zlib
 from bisect import bisect_right
+from collections.abc import Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
 from zrep.ids import Gen, Lsn, Position, SiteId
 
@@ -154,14 +156,16 @@ class Member(NamedTuple):
     """What a learner asked to become."""
 
 
-class Config(NamedTuple):
-    """Who is in the group. Quorums are counted over the *site ids* listed here as voters (R4, R10)."""
-
+class _Config(NamedTuple):
     members: tuple[Member, ...] = ()
     durability: str = "sync"
     removed: tuple[SiteId, ...] = ()
 
-    @property
+
+class Config(_Config):
+    """Who is in the group. Quorums are counted over the *site ids* listed here as voters (R4, R10)."""
+
+    @cached_property
     def voters(self) -> tuple[SiteId, ...]:
         return tuple(member.site for member in self.members if member.role == MemberRole.VOTER)
 
@@ -169,8 +173,7 @@ class Config(NamedTuple):
         return next((member for member in self.members if member.site == site), None)
 
     def is_voter(self, site: SiteId) -> bool:
-        member = self.member(site)
-        return member is not None and member.role == MemberRole.VOTER
+        return site in self.voters
 
     def with_member(self, new: Member) -> "Config":
         """Return this configuration with one member added, or replaced if its site is listed."""
@@ -189,11 +192,11 @@ class Op(IntEnum):
     """A logical operation of a transaction, as captured and replayed. Codes are frozen."""
 
     PUT = 1
-    """(PUT, db, key, value): store the pair; in a dupsort database add the duplicate."""
+    """(PUT, db, key, value, …): store pairs; in a dupsort database add duplicates. `db` None is the main one."""
     DELETE = 2
-    """(DELETE, db, key): remove the key and all its duplicates."""
+    """(DELETE, db, key, …): remove keys, and all their duplicates."""
     DELETE_DUP = 3
-    """(DELETE_DUP, db, key, value): remove one duplicate."""
+    """(DELETE_DUP, db, key, value, …): remove single duplicates."""
     CLEAR = 4
     """(CLEAR, db): empty the database."""
     CREATE_DB = 5
@@ -202,9 +205,31 @@ class Op(IntEnum):
     """(DELETE_DB, db): empty the database and forget its name."""
 
 
-class Txn(NamedTuple):
-    """One transaction of a group commit. `session` is empty for a local one (R25)."""
+REPEATED = frozenset({Op.PUT, Op.DELETE, Op.DELETE_DUP})
+"""What is said once for all that follow one another in one database: long flat operations cost least."""
 
-    ops: tuple[tuple[object, ...], ...]
+
+class Txn(NamedTuple):
+    """Transactions of a group commit: one of a session (R25), or with `session` empty any number of local ones."""
+
+    ops: Any
+    """A sequence of operations; lists where more may be added."""
     session: str = ""
     seq: int = 0
+
+
+def note(ops: list[list[Any]], code: Op, db: bytes | None, *operands: Any) -> None:
+    """Append an operation; one that only goes on with the last is added to it."""
+    if ops and code in REPEATED:
+        last = ops[-1]
+        if last[0] == code and last[1] == db:
+            last += operands
+            return
+    ops.append([code, db, *operands])
+
+
+def join(ops: list[list[Any]], more: Sequence[list[Any]]) -> None:
+    """Append operations to others, as if they had been noted there."""
+    for code, db, *operands in more[:1]:
+        note(ops, code, db, *operands)
+    ops += more[1:]

@@ -10,7 +10,7 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 from enum import IntEnum
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeAlias
 
 from zrep.ids import GroupId, SiteId
@@ -59,12 +59,14 @@ def struct(cls: type[Any]) -> Struct:
     return Struct(cls, checks, len(checks) - len(defaults))
 
 
+@lru_cache(ITEMS_LIMIT)  # the same few come with every message
 def site_id(value: Any) -> SiteId:
     if type(value) is not str or not _ID(value):
         raise Wrong("not a site id")
     return SiteId(value)
 
 
+@lru_cache(ITEMS_LIMIT)
 def group_id(value: Any) -> GroupId:
     """A group id, or "" for a home that is in no group."""
     if type(value) is not str or (value and not _ID(value)):

@@ -57,7 +57,7 @@ def test_a_log_travels_whole_live_and_in_bulk(net: Net) -> None:
     net.until_connected()
     carried = records(20, 30_000)
     live = message(a, A, None, Log(0, 0), carried)
-    answer = message(a, A, B, Log(0, 0), carried, flags=int(Flag.LOG_END))
+    answer = message(a, A, B, Log(0, 0), carried, flags=Flag.LOG_END)
     assert a.send(live)
     assert a.send(answer)
     net.until(lambda: len(net.got(B, Message)) == 2)

@@ -21,6 +21,7 @@ _UNTOLD = frozenset(
     )
 )
 """Fields that a reader of a trace cannot use: checksums, clocks, addresses."""
+_FLAGS = {name: flag for name, flag in vars(Flag).items() if name.isupper() and name != "GROUP_ESTD"}
 
 
 class Trace:
@@ -75,8 +76,7 @@ def describe_message(message: Message) -> str:
             for name, value in fields._asdict().items()
             if name not in _UNTOLD and value not in ("", (), 0, False, (0, 0))
         )
-    flags = [flag.name for flag in Flag if flag & message.flags and flag is not Flag.GROUP_ESTD]
-    words.extend(str(flag) for flag in flags)
+    words.extend(name for name, flag in _FLAGS.items() if flag & message.flags)
     if message.records:
         words.append(f"[{' '.join(describe_record(record) for record in message.records)}]")
     return " ".join(words)

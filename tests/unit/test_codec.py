@@ -263,7 +263,14 @@ def test_a_newer_format_is_named() -> None:
 
 
 def test_operations_are_strict() -> None:
-    for op in [(Op.PUT, None, b"k"), (Op.DELETE, None, b"k", b"v"), (9, None), (Op.CREATE_DB, None, 0), ("1", None)]:
+    for op in [
+        (Op.PUT, None, b"k"),
+        (Op.DELETE, None),
+        (Op.DELETE_DUP, None, b"k"),
+        (9, None),
+        (Op.CREATE_DB, None, 0),
+        ("1", None),
+    ]:
         with pytest.raises(ProtocolError):
             codec.decode_txns(codec.encode_txns([Txn((op,))]))
 

@@ -72,6 +72,8 @@ class Acquaintance:
         self.now: Nanoseconds = time.monotonic_ns()
         """The engine's clock at its last call."""
         self._ticked = self.now
+        self._due: Nanoseconds | None = None
+        """No dial is due before."""
         self._site = site
         self._incarnation = incarnation
         self._hello = hello
@@ -140,7 +142,7 @@ class Acquaintance:
 
     # HELLO.
 
-    def greet(self, dial: Dial, flags: Flag = Flag.NONE) -> None:
+    def greet(self, dial: Dial, flags: int = Flag.NONE) -> None:
         """Say HELLO to somebody."""
         site = dial.site if isinstance(dial, Peer) else None
         if dial.send(codec.encode(self.hello_to(site, flags))):
@@ -148,7 +150,7 @@ class Acquaintance:
             if isinstance(dial, Peer):
                 self._settle(dial)
 
-    def hello_to(self, site: SiteId | None, flags: Flag = Flag.NONE) -> Message:
+    def hello_to(self, site: SiteId | None, flags: int = Flag.NONE) -> Message:
         peer = self._peers.get(site) if site is not None else None
         sees = peer is not None and self._publisher.hears_us(peer.site, peer.incarnation)
         hello = self._hello._replace(sees_you=sees)
@@ -195,6 +197,7 @@ class Acquaintance:
         if peer.doubted_at is None:
             peer.doubted_at = self.now
             peer.hurry(self.now)
+            self._expect(peer)
         elif self.now - peer.doubted_at >= DOUBT:
             self._lose(peer, "it does not hear us any more")
 
@@ -266,6 +269,7 @@ class Acquaintance:
     def _lose(self, peer: Peer, reason: str) -> None:
         peer.hello = peer.hello._replace(sees_you=False)
         peer.hurry(self.now)
+        self._expect(peer)
         if peer.connected:
             peer.connected = False
             self._tell(Disconnected(peer.site, reason))
@@ -278,13 +282,20 @@ class Acquaintance:
             for peer in self._peers.values():
                 peer.heard_at = now
         self.now = self._ticked = now
+        if self._due is None or now < self._due:
+            return
         for dial in (*self._peers.values(), *self._seeds):
             if now >= dial.due:
                 self._attend(dial)
+        self._due = min((dial.due for dial in (*self._peers.values(), *self._seeds)), default=None)
 
     def deadline(self) -> Nanoseconds | None:
         """Return when `tick` wants to run next."""
-        return min((dial.due for dial in (*self._peers.values(), *self._seeds)), default=None)
+        return self._due
+
+    def _expect(self, dial: Dial) -> None:
+        if self._due is None or dial.due < self._due:
+            self._due = dial.due
 
     def _attend(self, dial: Dial) -> None:
         if isinstance(dial, Peer) and dial.connected:
@@ -333,6 +344,7 @@ class Acquaintance:
         if link is not None:
             self._readers.add(link.monitor.socket, partial(self._read_events, dial))
         dial.opened(link, self.now, self._rng)
+        self._expect(dial)
 
     def _close(self, dial: Dial) -> None:
         link, dial.link = dial.link, None

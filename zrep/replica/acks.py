@@ -35,13 +35,13 @@ class Acks:
         A master that the configuration omits does not count itself (R20).
         """
         match = self.match
-        held = sorted(durable if site == own else match.get(site, 0) for site in config.voters)
+        held = sorted([durable if site == own else match.get(site, 0) for site in config.voters])
         return held[len(held) - majority(len(held))] if held else 0
 
     def echoed_by_majority(self, config: Config, own: SiteId, now: Nanoseconds) -> Nanoseconds:
         """Return the newest stamp that a majority of the voters have echoed; the own clock is `now`."""
         stamp = self.stamp
-        echoed = sorted(now if site == own else stamp.get(site, 0) for site in config.voters)
+        echoed = sorted([now if site == own else stamp.get(site, 0) for site in config.voters])
         return echoed[len(echoed) - majority(len(echoed))] if echoed else 0
 
     def holders(self, lsn: Lsn, own: SiteId, durable: Lsn) -> tuple[SiteId, ...]:

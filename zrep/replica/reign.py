@@ -118,7 +118,7 @@ class Reigning:
                 state.timers.set("resend", state.now + self._resend.pause())
         return record
 
-    def _heartbeat(self, to: SiteId | None, flags: Flag = Flag.NONE) -> None:
+    def _heartbeat(self, to: SiteId | None, flags: int = Flag.NONE) -> None:
         state = self.state
         tip = state.log.tip
         state.send(to, Heartbeat(tip.chain, state.perm, state.now, self._keep()), lsn=tip.lsn, flags=flags)

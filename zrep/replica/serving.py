@@ -55,7 +55,7 @@ class Serving:
             if left <= 0:
                 return
 
-    def on_sync_req(self, message: Message, fields: SyncReq, flags: Flag = Flag.NONE) -> Result:
+    def on_sync_req(self, message: Message, fields: SyncReq, flags: int = Flag.NONE) -> Result:
         """Tell where the asker's log and the master's part, and send what follows.
 
         A client may answer only if the answer does not depend on what lies beyond its own match.

@@ -44,6 +44,7 @@ class State:
         publish: tuple[str, ...],
     ) -> None:
         self.meta = meta
+        self.site = meta.site
         self.incarnation = incarnation
         self.log = log
         self.options = options
@@ -73,13 +74,11 @@ class State:
         self.applied: Lsn = applied.tip.lsn
         self.history = History(applied.history.reigns)
         self._configs: list[tuple[Lsn, Config]] = [(0, applied.config)]
+        self.config = applied.config
+        """The configuration in force: the newest in the log (R20)."""
         self.timers = Timers()
         self.effects = Effects()
         self._replay_log()
-
-    @property
-    def site(self) -> SiteId:
-        return self.meta.site
 
     @property
     def position(self) -> Position:
@@ -90,11 +89,6 @@ class State:
     def match(self) -> Lsn:
         """As a client: everything up to here is durable and verified against the master of `gen` (R15)."""
         return min(self.log.durable, self.log.tip.lsn) if self.synced else 0
-
-    @property
-    def config(self) -> Config:
-        """The configuration in force: the newest in the log (R20)."""
-        return self._configs[-1][1]
 
     @property
     def config_lsn(self) -> Lsn:
@@ -153,6 +147,7 @@ class State:
         before = self.config
         while len(self._configs) > 1 and self._configs[-1][0] > lsn:
             self._configs.pop()
+        self.config = self._configs[-1][1]
         self._tell_members(before, self.config)
         self.notify(TailCut(lsn + 1, last))
 
@@ -170,8 +165,8 @@ class State:
         if record.kind is Kind.REIGN:
             self.history.begin(Reign(record.gen, codec.decode_reign(record.payload), record.lsn))
         elif record.kind is Kind.CONFIG:
-            before = self.config
-            self._configs.append((record.lsn, codec.decode_config(record.payload)))
+            before, self.config = self.config, codec.decode_config(record.payload)
+            self._configs.append((record.lsn, self.config))
             self._tell_members(before, self.config)
 
     def _tell_members(self, before: Config, after: Config) -> None:

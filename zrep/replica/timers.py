@@ -10,13 +10,17 @@ they were due: after a pause, what arrived meanwhile is heard before anybody is 
 class Timers:
     """Named deadlines. Setting a name again moves it."""
 
-    __slots__ = ("_at",)
+    __slots__ = ("_at", "deadline")
 
     def __init__(self) -> None:
         self._at: dict[str, Nanoseconds] = {}
+        self.deadline: Nanoseconds | None = None
+        """Nothing is due before. What was due then may have been moved since: most timers are, many times."""
 
     def set(self, name: str, at: Nanoseconds) -> None:
         self._at[name] = at
+        if self.deadline is None or at < self.deadline:
+            self.deadline = at
 
     def clear(self, name: str) -> None:
         self._at.pop(name, None)
@@ -27,15 +31,11 @@ class Timers:
     def at(self, name: str) -> Nanoseconds | None:
         return self._at.get(name)
 
-    @property
-    def deadline(self) -> Nanoseconds | None:
-        """When the next timer is due."""
-        return min(self._at.values(), default=None)
-
     def take_due(self, now: Nanoseconds, drained: bool) -> str | None:
         """Remove and return the name that fell due first, if any; what it does may clear those due after it."""
         due = [(at, name) for name, at in self._at.items() if at <= now and (drained or name not in DETECTION)]
         if not due:
+            self.deadline = min(self._at.values(), default=None)
             return None
         _, name = min(due)
         del self._at[name]

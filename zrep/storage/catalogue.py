@@ -71,11 +71,13 @@ KINDS = tuple(sorted({flag_bits({name: bool(bits & bit) for name, bit in _BITS.i
 class Catalogue:
     """The user's databases at one moment. A value: a change makes a new one, an abort forgets it."""
 
-    __slots__ = ("handles", "names")
+    __slots__ = ("handles", "names", "plain")
 
     def __init__(self, handles: Mapping[bytes | None, "lmdb._Database"]) -> None:
         self.handles = MappingProxyType(dict(handles))
         """By name; None is the main database."""
+        self.plain = {name: handle for name, handle in handles.items() if not flag_bits(handle.flags())}
+        """Those whose keys are bytes, in order, with one value each."""
         self.names = {id(handle): name for name, handle in handles.items()}
         """By handle's identity: LMDB's handles live as long as the environment, and cannot be hashed safely."""
 

@@ -13,7 +13,7 @@ import lmdb
 
 from zrep.commit import Batch
 from zrep.errors import ConflictError, ZrepError
-from zrep.records import Op
+from zrep.records import Op, join, note
 from zrep.storage.catalogue import DUPSORT, INTEGER_KEY, KINDS, REVERSE_KEY, Catalogue, flag_bits
 from zrep.storage.failures import closed, databases_full, invalid_parameter, not_found
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 OP_BYTES = 24
 """What an operation costs in a record besides its key and value, about."""
-_PUT = int(Op.PUT)
 _UNKNOWN: Any = object()
 
 
@@ -49,7 +48,7 @@ class Child:
         self.txn: lmdb.Transaction | None = txn
         self.catalogue = catalogue
         self.buffers = buffers
-        self.ops: list[tuple[Any, ...]] = []
+        self.ops: list[list[Any]] = []
         self.nbytes = 0
         self._limit = group.record_bytes
         self._lmdb: lmdb.Transaction | None = txn
@@ -121,7 +120,7 @@ class Child:
                 self.group.out_of_slots = True
                 raise databases_full("too many of this kind are created in one transaction, call open_db without txn")
             self.catalogue = slots.assign(txn, self.catalogue, name, handle)
-            self.ops.append((int(Op.CREATE_DB), name, flags))
+            note(self.ops, Op.CREATE_DB, name, flags)
             self.nbytes += OP_BYTES
             return handle
 
@@ -165,14 +164,14 @@ class Child:
             key = as_bytes(key)
         if type(value) is not bytes:
             value = as_bytes(value)
-        self.ops.append((_PUT, name, key, value))
+        note(self.ops, Op.PUT, name, key, value)
         self.nbytes += len(key) + len(value) + OP_BYTES
         if self.nbytes > self._limit:
             self.ops.clear()  # it will be refused: do not gather without end until then
 
     def note(self, code: Op, name: bytes | None, *operands: bytes) -> None:
         """Capture another operation that took effect. Called under the lock."""
-        self.ops.append((int(code), name, *operands))
+        note(self.ops, code, name, *operands)
         self.nbytes += sum(map(len, operands)) + OP_BYTES
 
     # Its life.
@@ -212,7 +211,7 @@ class Child:
                 finally:
                     self._gone()
             else:
-                self.outer.ops += self.ops
+                join(self.outer.ops, self.ops)
                 self.outer.nbytes += self.nbytes
                 self.outer.catalogue = self.catalogue
                 self.outer.inner = None

@@ -17,6 +17,7 @@ transactions may run on any.
 import threading
 from collections.abc import Callable, Sequence
 from enum import Enum
+from typing import Any
 
 import lmdb
 
@@ -24,9 +25,9 @@ from zrep import codec
 from zrep.commit import Batch
 from zrep.errors import NotAppliedError, TxnTooLargeError, ZrepError, invariant
 from zrep.options import MIB
-from zrep.records import Kind, Record, Txn
+from zrep.records import Kind, Op, Record, Txn, join, note
 from zrep.storage import sessions
-from zrep.storage.child import Child
+from zrep.storage.child import OP_BYTES, Child
 from zrep.storage.sessions import Answer, Verdict
 from zrep.storage.store import Store
 
@@ -34,7 +35,10 @@ FULL_BYTES = 16 * MIB
 """A group of more captured bytes takes no further child: a record stays within half a record of its limit."""
 FULL_PAGES = 8000
 """The same for pages that may be dirty: LMDB's limit is 131 072, but a huge commit blocks the engine."""
+KEY_BYTES = 511
+"""LMDB's limit."""
 _PAGE = 4096
+_RAN = Answer(Verdict.RUN)
 
 
 class Phase(Enum):
@@ -55,7 +59,9 @@ class Group:
         self.phase = Phase.OPEN
         self.lock = threading.RLock()
         """Held around each operation of a child. Reentrant: the collector may end a forgotten child inside one."""
-        self.txns: list[Txn] = []
+        self.merged = 0
+        """How many transactions the group holds."""
+        self._txns: list[Txn] = []
         self.child: Child | None = None
         self.tail = tuple(tail)
         self.out_of_slots = False
@@ -68,15 +74,10 @@ class Group:
         self._seq_by_session: dict[str, int] = {}
 
     @property
-    def merged(self) -> int:
-        """How many transactions the group holds."""
-        return len(self.txns)
-
-    @property
     def full(self) -> bool:
         if self._nbytes >= min(FULL_BYTES, self.record_bytes // 2) or self._npages >= FULL_PAGES:
             return True
-        return self.out_of_slots and bool(self.txns)
+        return self.out_of_slots and bool(self.merged)
 
     def begin(self, buffers: bool = False) -> Child:
         """Begin a child. The caller is the writer (`Writers`), on any thread, and is not any more if this fails.
@@ -106,7 +107,7 @@ class Group:
         return sessions.check(self._image.txn, self.store.bookkeeping, session, seq)
 
     def run_batch(self, batch: Batch, session: str = "", seq: int = 0) -> Answer:
-        """Run `batch` as a child, unless its session says that it did already. The engine is the writer, and leaves.
+        """Run `batch`, unless its session says that it did already. The engine is the writer, and leaves.
 
         Raises ConflictError, TxnTooLargeError and LMDB's errors; nothing has happened then.
         """
@@ -114,6 +115,8 @@ class Group:
             answer = self.check(session, seq)
             if answer.verdict is not Verdict.RUN:
                 return answer
+        if self._run_plainly(batch, session, seq):
+            return _RAN
         child = self._begin(False, None)
         try:
             for op in batch.ops:
@@ -122,7 +125,35 @@ class Group:
         except BaseException:
             child.abort()
             raise
-        return Answer(Verdict.RUN)
+        return _RAN
+
+    def _run_plainly(self, batch: Batch, session: str, seq: int) -> bool:
+        """Perform a batch of puts and deletes in P itself; False for one that needs a child, to undo half of it.
+
+        Only a full map or disk can refuse such a batch halfway. P is made anew then, from what was captured.
+        """
+        invariant(self.phase is Phase.OPEN and self.child is None, "one writer at a time, in an open group")
+        handles = self._image.catalogue.plain
+        nbytes = batch.nbytes + OP_BYTES * len(batch.ops)
+        for code, name, key, _ in batch.ops:
+            if code > Batch.DELETE or name not in handles or not 0 < len(key) <= KEY_BYTES:
+                return False
+        self.check_size(nbytes)
+        txn, ops = self._image.txn, list[list[Any]]()
+        try:
+            for code, name, key, value in batch.ops:
+                if code == Batch.PUT:
+                    txn.put(key, value or b"", db=handles[name])
+                    note(ops, Op.PUT, name, key, value)
+                elif txn.delete(key, db=handles[name]):
+                    note(ops, Op.DELETE, name, key)
+        except lmdb.Error as error:
+            self.store.outgrown = isinstance(error, lmdb.MapFullError)
+            self._image.abort()
+            self._image = self.store.image(self.tail, self._txns)
+            return False
+        self._take(ops, nbytes, session, seq)
+        return True
 
     def seal(self) -> bytes | None:
         """End the open phase; return what the group's record carries, None if nothing was written.
@@ -131,7 +162,7 @@ class Group:
         """
         invariant(self.phase is Phase.OPEN and self.child is None, "only an open group without a child is sealed")
         self.phase = Phase.IN_FLIGHT
-        return codec.encode_txns(self.txns) if self.txns else None
+        return codec.encode_txns(self._txns) if self._txns else None
 
     def commit(self, records: Sequence[Record]) -> None:
         """Make the group visible: `records` follow the store's applied LSN, or the tail, and all are permanent.
@@ -141,10 +172,10 @@ class Group:
         """
         invariant(self.child is None and self.phase is not Phase.ENDED, "a group is committed without a child, once")
         own = [record for record in records if record.kind == Kind.COMMIT]
-        invariant(len(own) == bool(self.txns), "a group is committed with its own record", own=len(own))
+        invariant(len(own) == bool(self._txns), "a group is committed with its own record", own=len(own))
         self.phase = Phase.ENDED
         for record in records:
-            self._image.advance(record, self.txns if record.kind == Kind.COMMIT else ())
+            self._image.advance(record, self._txns if record.kind == Kind.COMMIT else ())
         with self.store.translating():
             try:
                 self._image.commit()
@@ -201,13 +232,21 @@ class Group:
 
     def take(self, child: Child, session: str, seq: int) -> None:
         """Keep what a finished child did. Called by the child, under the lock."""
-        if child.ops:
-            self.txns.append(Txn(tuple(child.ops), session, seq))
-            self._nbytes += child.nbytes
-            self._npages += len(child.ops) + child.nbytes // _PAGE
-            self._image.catalogue = child.catalogue
-            if session:
-                self._seq_by_session[session] = seq
+        self._image.catalogue = child.catalogue
+        self._take(child.ops, child.nbytes, session, seq)
+
+    def _take(self, ops: list[list[Any]], nbytes: int, session: str, seq: int) -> None:
+        if not ops:
+            return
+        self.merged += 1
+        self._nbytes += nbytes
+        self._npages += nbytes // _PAGE + sum(map(len, ops)) // 2
+        if session:
+            self._seq_by_session[session] = seq
+        if session or not self._txns or self._txns[-1].session:
+            self._txns.append(Txn(ops, session, seq))
+        else:
+            join(self._txns[-1].ops, ops)
 
     def check_size(self, nbytes: int) -> None:
         """Raise TxnTooLargeError for a transaction that no record can hold."""

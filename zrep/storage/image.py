@@ -55,7 +55,7 @@ class Image:
         else:
             self._note_sessions(record, txns)
         self.applied = Applied(Tip(record.gen, record.lsn, record.chain), history, config)
-        self._nbytes += len(record.raw) + _PAGE * sum(len(txn.ops) for txn in txns)
+        self._nbytes += len(record.raw) + _PAGE * sum(len(op) for txn in txns for op in txn.ops) // 2
 
     def _note_sessions(self, record: Record, txns: Sequence[Txn]) -> None:
         for txn in txns:
@@ -63,30 +63,30 @@ class Image:
                 sessions.note(self.txn, self.store.bookkeeping, txn.session, txn.seq, record)
         sessions.expire(self.txn, self.store.bookkeeping, record.time_ms)
 
-    def perform(self, ops: Iterable[tuple[Any, ...]]) -> None:
+    def perform(self, ops: Iterable[Sequence[Any]]) -> None:
         """Replay captured operations."""
-        txn, slots = self.txn, self.store.slots
-        put, delete = txn.put, txn.delete
-        handles = self.catalogue.handles
-        for op in ops:
-            code, name = op[0], op[1]
+        txn = self.txn
+        for code, name, *operands in ops:
             if code == Op.CREATE_DB:
-                self._create(name, op[2])
-                handles = self.catalogue.handles
+                self._create(name, operands[0])
                 continue
-            invariant(name in handles, "a record names only databases that exist", db=name)
-            handle = handles[name]
-            if code == Op.PUT:
-                put(op[2], op[3], db=handle)
+            invariant(name in self.catalogue.handles, "a record names only databases that exist", db=name)
+            handle = self.catalogue.handles[name]
+            if code == Op.PUT and len(operands) == 2:
+                txn.put(operands[0], operands[1], db=handle)
+            elif code == Op.PUT:
+                with txn.cursor(handle) as cursor:
+                    cursor.putmulti(_pairs(operands))
             elif code == Op.DELETE:
-                delete(op[2], db=handle)
+                for key in operands:
+                    txn.delete(key, db=handle)
             elif code == Op.DELETE_DUP:
-                delete(op[2], op[3], db=handle)
+                for key, value in _pairs(operands):
+                    txn.delete(key, value, db=handle)
             elif code == Op.CLEAR:
                 txn.drop(handle, delete=False)
             else:
-                self.catalogue = slots.release(txn, self.catalogue, name)
-                handles = self.catalogue.handles
+                self.catalogue = self.store.slots.release(txn, self.catalogue, name)
 
     def _create(self, name: bytes, flags: int) -> None:
         slots = self.store.slots
@@ -111,3 +111,7 @@ class Image:
         self.txn.abort()
         self.store.slots.forget(self._created)
         self._created.clear()
+
+
+def _pairs(operands: Sequence[Any]) -> "zip[tuple[Any, Any]]":
+    return zip(operands[::2], operands[1::2], strict=True)

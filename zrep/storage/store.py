@@ -29,7 +29,7 @@ from zrep.errors import DiskFullError, ProtocolError, StorageError, ZrepError
 from zrep.ids import Nanoseconds
 from zrep.options import MIB, Options
 from zrep.ports import Applied
-from zrep.records import Record, Tip
+from zrep.records import Record, Tip, Txn
 from zrep.storage import checkpoint
 from zrep.storage.catalogue import Catalogue, Slots, flag_bits
 from zrep.storage.checkpoint import Checkpoints, DamagedStoreError
@@ -115,12 +115,12 @@ class Store:
     def _apply(self, records: Sequence[Record]) -> None:
         self._image(records).commit()
 
-    def image(self, tail: Sequence[Record] = ()) -> Image:
-        """Begin the write transaction of a group that builds on `tail`, the records after `applied`."""
+    def image(self, tail: Sequence[Record] = (), txns: Sequence[Txn] = ()) -> Image:
+        """Begin the write transaction of a group: it builds on `tail`, the records after `applied`, and has `txns`."""
         if self.outgrown:
             self.grow()
         self.refill()
-        return self._growing(partial(self._image, tail))
+        return self._growing(partial(self._image, tail, txns))
 
     def _growing(self, work: Callable[[], _T]) -> _T:
         """Do `work`, a write transaction that ends itself when it fails, with a larger map if this one is full."""
@@ -131,11 +131,13 @@ class Store:
                 except lmdb.MapFullError:
                     self.grow()
 
-    def _image(self, records: Sequence[Record]) -> Image:
+    def _image(self, records: Sequence[Record], txns: Sequence[Txn] = ()) -> Image:
         image = Image(self)
         try:
             for record in records:
                 image.replay(record)
+            for txn in txns:
+                image.perform(txn.ops)
         except BaseException:
             image.abort()
             raise
