@@ -244,13 +244,13 @@ def acks_of_other_reigns_count(patch: pytest.MonkeyPatch) -> None:
 def old_records_count(patch: pytest.MonkeyPatch) -> None:
     """R16: perm advances to a record of an earlier gen."""
 
-    def settle(self: reign.Reigning) -> None:
+    def count(self: reign.Reigning) -> None:
         own, self.reign_lsn = self.reign_lsn, 0
         original(self)
         self.reign_lsn = own
 
-    original = reign.Reigning.settle
-    patch.setattr(reign.Reigning, "settle", settle)
+    original = reign.Reigning._count
+    patch.setattr(reign.Reigning, "_count", count)
 
 
 def perm_is_believed(patch: pytest.MonkeyPatch) -> None:

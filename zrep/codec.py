@@ -22,7 +22,7 @@ from zrep.ids import Lsn, SiteId
 from zrep.messages import FIELDS, Message, Type
 from zrep.ports import Applied, Meta
 from zrep.records import HEADER, Config, Kind, Op, Record, Txn, content_crc
-from zrep.schema import INT_LIMIT, ITEMS_LIMIT, Wrong, group_id, integer, optional, plain, session_id, site_id
+from zrep.schema import INT_LIMIT, ITEMS_LIMIT, Wrong, group_id, integer, integers, optional, plain, session_id, site_id
 from zrep.schema import struct as schema
 
 MAGIC = "ZREP"
@@ -85,18 +85,19 @@ def decode(frames: Sequence[Frame]) -> Message | Malformed:
         control = _unpack_control(frames[0])
         if type(control) is not tuple or len(control) < _HEAD or control[0] != MAGIC:
             return Malformed("not a zrep message")
-        if control[1] != VERSION or type(control[1]) is not int:
-            return Malformed(f"protocol version {control[1]!r:.20}", integer(control[1]))
-        _, _, code, group, sender, incarnation, to, gen, lsn, flags = control[:_HEAD]
+        _, version, code, group, sender, incarnation, to, gen, lsn, flags, *values = control
+        if version != VERSION or type(version) is not int:
+            return Malformed(f"protocol version {version!r:.20}", integer(version))
         kind = _TYPES.get(code) if type(code) is int else None
         if kind is None:
             return Malformed(f"unknown message type {code!r:.20}")
-        fields = _FIELDS[kind].build(control[_HEAD:])
+        integers((incarnation, gen, lsn, flags))
+        fields = _FIELDS[kind].build(values)
         records: tuple[Record, ...] = ()
         data = b""
         if len(frames) == 2:
             if kind is Type.LOG:
-                records = _records(frames[1], integer(lsn))
+                records = _records(frames[1], lsn)
             elif kind in _WITH_DATA:
                 data = bytes(frames[1])
             else:
@@ -105,11 +106,11 @@ def decode(frames: Sequence[Frame]) -> Message | Malformed:
             kind,
             group_id(group),
             site_id(sender),
-            integer(incarnation),
+            incarnation,
             None if to is None else site_id(to),
-            integer(gen),
-            integer(lsn),
-            integer(flags),
+            gen,
+            lsn,
+            flags,
             fields,
             records,
             data,

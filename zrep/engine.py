@@ -123,6 +123,10 @@ class Engine:
         self._reads = Reads(replica, options, seeds.getrandbits(48))
         self._applied_waits: list[tuple[Lsn, Nanoseconds, Callable[[Exception | None], None]]] = []
         self._maintenance_at: Nanoseconds = 0
+        self._due: Nanoseconds = 0
+        """Nothing of the engine's own is due before: see `_own_deadline`."""
+        self._stirred = False
+        """Whether something happened in this turn that may have set an earlier one."""
         self._config = replica.config
         self._followed: tuple[Gen, SiteId | None] = (0, None)
 
@@ -259,55 +263,71 @@ class Engine:
         self.replica.start(now)
         self._perform(now)
         while not self._stopping:
-            self._sleep()
+            deadline = self._deadline()
+            self._sleep(deadline)
             now = time.monotonic_ns()
-            self.replica.wall_ms = time.time_ns() // MILLISECOND
-            arrivals = self.transport.receive(now, ARRIVALS_PER_TURN)
-            for arrival in arrivals:
-                self._take_in(now, arrival)
-            for _ in range(len(self._calls)):
-                self._calls.popleft().run()
-            self._sort_writes(now)
-            self._advance(now)
-            self.transport.tick(now)
-            self.replica.tick(now, drained=len(arrivals) < ARRIVALS_PER_TURN)
-            self._perform(now)
-            if self._is_behind:
-                self._advance(now)
-            self._tick(now)
-            if self.replica.pending:
-                self._perform(now)
+            self._turn(now, now >= deadline)
 
-    def _sleep(self) -> None:
-        """Wait for a socket, a wake-up or the next deadline; not at all while something is queued."""
+    def _turn(self, now: Nanoseconds, due: bool) -> None:
+        """Do what there is to do. `due`: a deadline has passed; otherwise nobody needs to look at the time."""
+        replica = self.replica
+        replica.wall_ms = time.time_ns() // MILLISECOND
+        arrivals = self.transport.receive(now, ARRIVALS_PER_TURN)
+        for arrival in arrivals:
+            self._take_in(now, arrival)
+        if self._calls or self._new_writes:
+            self._take_inbox(now)
+        if self._can_advance:
+            self._advance(now)
+        self.transport.tick(now)
+        if due:
+            replica.tick(now, drained=len(arrivals) < ARRIVALS_PER_TURN)
+        self._perform(now)
+        if self._can_advance:
+            self._advance(now)
+        self._commits.settle(self.store.applied.tip.lsn)
+        if self._reads:
+            self._reads.settle()
+        if self._applied_waits:
+            self._answer_waits()
+        if due or self._stirred or self._writing.waits:
+            self._tick(now)
+            self._due, self._stirred = self._own_deadline(), False
+        if replica.pending:
+            self._perform(now)
+
+    def _sleep(self, deadline: Nanoseconds) -> None:
+        """Wait for a socket, a wake-up or the deadline; not at all while something is queued."""
         self._asleep = True
         if not (self._woken or self._stopping or self._writing.can_run):
-            self._poll()
+            left = deadline - time.monotonic_ns()
+            self.transport.poll(max(-(-left // MILLISECOND), 0))
         self._asleep = self._woken = False
 
-    def _poll(self) -> None:
-        deadlines = [
-            at
-            for at in (
-                self.replica.deadline,
-                self.transport.deadline(),
-                self._commits.deadline,
-                self._forwarding.deadline,
-                self._reads.deadline,
-                self.store.checkpoints.deadline,
-                self._maintenance_at,
-                *(deadline for _, deadline, _ in self._applied_waits),
-                *self._writing.deadlines,
-            )
-            if at is not None
-        ]
-        left = min(deadlines) - time.monotonic_ns()
-        self.transport.poll(max(-(-left // MILLISECOND), 0))
+    def _deadline(self) -> Nanoseconds:
+        """Return when somebody next needs to look at the time; perhaps too early, never too late."""
+        deadline = self._due
+        for at in (
+            self.replica.deadline,
+            self.transport.deadline(),
+            self._commits.deadline,
+            self.store.checkpoints.deadline,
+        ):
+            if at is not None and at < deadline:
+                deadline = at
+        return deadline
+
+    def _own_deadline(self) -> Nanoseconds:
+        """Return the earliest deadline of what comes through the inbox, and of housekeeping."""
+        deadlines = [self._maintenance_at, *self._writing.deadlines, *(wait[1] for wait in self._applied_waits)]
+        deadlines += [at for at in (self._forwarding.deadline, self._reads.deadline) if at is not None]
+        return min(deadlines)
 
     def _take_in(self, now: Nanoseconds, arrival: Arrival) -> None:
         if isinstance(arrival, Message):
             self.replica.receive(now, arrival)
         elif isinstance(arrival, ClientRequest):
+            self._stirred = True
             if self._on_request is not None:
                 self._on_request(self, arrival)
         elif isinstance(arrival, Connected):
@@ -325,7 +345,7 @@ class Engine:
     def _tick(self, now: Nanoseconds) -> None:
         """The engine's own deadlines; after everything that arrived has had its effect."""
         if (self._commits.deadline or now) < now:
-            self._commits.settle(self._applied, now)
+            self._commits.settle(self.store.applied.tip.lsn, now)
         if self._forwarding:
             self._forwarding.tick(now)
         self._reads.tick(now)
@@ -370,6 +390,7 @@ class Engine:
         for event in events:
             self._emit(event)
         if work:
+            self._stirred = True
             for message in work:
                 self._work(now, message)
             self._perform(now)
@@ -378,28 +399,31 @@ class Engine:
         self._logger.info("%s", event)
         self._on_event(event)
 
+    def _take_inbox(self, now: Nanoseconds) -> None:
+        """Do what other threads ask."""
+        self._stirred = True
+        for _ in range(len(self._calls)):
+            self._calls.popleft().run()
+        self._sort_writes(now)
+
     # Writes: run here, or forwarded.
 
     @property
-    def _applied(self) -> Lsn:
-        return self.store.applied.tip.lsn
-
-    @property
-    def _is_behind(self) -> bool:
-        """Whether the machine has moved on since the last `_advance`."""
-        replica = self.replica
-        return replica.perm != self._applied or (replica.gen, replica.master) != self._followed or self._writing.can_run
+    def _can_advance(self) -> bool:
+        """Whether the machine, or a writer, has moved on since the last `_advance`."""
+        state = self.replica.state
+        if state.perm != self.store.applied.tip.lsn or state.gen != self._followed[0]:
+            return True
+        return self._writing.can_advance or self.replica.master != self._followed[1]
 
     def _advance(self, now: Nanoseconds) -> None:
-        """Move on what is written and applied, and answer who can be answered."""
+        """Move on what is written and applied."""
         followed = (self.replica.gen, self.replica.master)
         if followed != self._followed:
             self._followed = followed
+            self._stirred = True
             self._master_changed()
         self._writing.advance(now, self._not_master)
-        self._commits.settle(self._applied)
-        self._reads.settle()
-        self._answer_waits()
 
     def _not_master(self) -> ZrepError:
         member = self.replica.config.member(self.replica.master)
@@ -473,12 +497,11 @@ class Engine:
     # Waiting for applied records.
 
     def _answer_waits(self) -> None:
-        if self._applied_waits:
-            applied, waits = self._applied, self._applied_waits
-            self._applied_waits = [wait for wait in waits if wait[0] > applied]
-            for lsn, _, done in waits:
-                if lsn <= applied:
-                    done(None)
+        applied, waits = self.store.applied.tip.lsn, self._applied_waits
+        self._applied_waits = [wait for wait in waits if wait[0] > applied]
+        for lsn, _, done in waits:
+            if lsn <= applied:
+                done(None)
 
     def _expire_waits(self, now: Nanoseconds) -> None:
         for wait in [wait for wait in self._applied_waits if wait[1] <= now]:

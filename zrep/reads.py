@@ -47,6 +47,9 @@ class Reads:
         self._readers: dict[int, Reader] = {}
         self._served: dict[int, Served] = {}
 
+    def __len__(self) -> int:
+        return len(self._readers) + len(self._served)
+
     @property
     def deadline(self) -> Nanoseconds | None:
         readers = (min(reader.due, reader.deadline) for reader in self._readers.values())

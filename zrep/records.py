@@ -113,6 +113,8 @@ class History:
 
     def gen_at(self, lsn: Lsn) -> Gen:
         """Return the gen of the record at `lsn`; 0 before the first."""
+        if self.reigns and lsn >= self.reigns[-1].first:
+            return self.reigns[-1].gen
         index = bisect_right(self.reigns, lsn, key=lambda reign: reign.first)
         return self.reigns[index - 1].gen if index else 0
 

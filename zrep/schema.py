@@ -37,11 +37,15 @@ class Struct(NamedTuple):
     checks: tuple[Check, ...]
     required: int
     """Fields without a default."""
+    numeric: bool
+    """Whether all are integers: they are checked together, as most messages are such."""
 
     def build(self, values: Sequence[Any]) -> Any:
         """Return the typed tuple. Fields from a later version are ignored, absent ones take their default."""
         if len(values) < self.required:
             raise Wrong(f"{self.cls.__name__} of {len(values)} fields, not {len(self.checks)}")
+        if self.numeric and len(values) == len(self.checks):
+            return self.cls(*integers(values))
         return self.cls(*[check(value) for check, value in zip(self.checks, values, strict=False)])
 
     def exact(self, value: Any) -> Any:
@@ -56,7 +60,7 @@ def struct(cls: type[Any]) -> Struct:
     hints = typing.get_type_hints(cls)
     defaults: dict[str, Any] = cls._field_defaults
     checks = tuple(_check(hints[name], defaults.get(name)) for name in cls._fields)
-    return Struct(cls, checks, len(checks) - len(defaults))
+    return Struct(cls, checks, len(checks) - len(defaults), all(check is integer for check in checks))
 
 
 @lru_cache(ITEMS_LIMIT)  # the same few come with every message
@@ -78,6 +82,14 @@ def integer(value: Any) -> int:
     if type(value) is not int or not 0 <= value < INT_LIMIT:
         raise Wrong("not an integer in range")
     return value
+
+
+def integers(values: Sequence[Any]) -> Sequence[int]:
+    """Check many at once."""
+    for value in values:
+        if type(value) is not int or not 0 <= value < INT_LIMIT:
+            raise Wrong("not an integer in range")
+    return values
 
 
 def plain(kind: type[Any], value: Any) -> Any:

@@ -79,11 +79,23 @@ class Writing:
         return bool(self._queue) and group is not None and group.phase is Phase.OPEN and not self.writers.busy
 
     @property
+    def can_advance(self) -> bool:
+        """Whether there is something to run, to seal or to end; also when only a writer that is in stands before it."""
+        group, reigns = self._group, self._replica.role is Role.MASTER
+        if group is None or not reigns or self._gen != self._replica.gen:
+            return reigns or group is not None
+        return group.phase is Phase.OPEN and bool(group.merged or self._queue or self._gathering)
+
+    @property
+    def waits(self) -> bool:
+        """Whether something is queued, or waits for the open group."""
+        return bool(self._queue or self._gathering)
+
+    @property
     def deadlines(self) -> list[Nanoseconds]:
-        """When something here is to be given up."""
+        """When something here is to be given up, or looked at."""
         found = [write.ticket.deadline for write in (self._queue[0],)] if self._queue else []
-        found += [ticket.deadline for ticket in self._gathering[:1]]
-        return [*found, self._revoke_at] if self._revoking is not None else found
+        return [*found, *(ticket.deadline for ticket in self._gathering[:1]), self._revoke_at]
 
     def committed(self, ticket: Ticket) -> None:
         """A child has merged: `ticket` waits for its group. Called by the writer, before it leaves.
@@ -162,7 +174,7 @@ class Writing:
     def _seal(self, now: Nanoseconds) -> None:
         """Seal the group when its writers are done, and send its record on the way."""
         group = self._group
-        if group is None or group.phase is not Phase.OPEN:
+        if group is None or group.phase is not Phase.OPEN or not (group.merged or self._gathering):
             return
         if self.writers.take() is None:
             if self._gathering and not group.merged:
@@ -259,11 +271,12 @@ class Writing:
             )
 
     def revoke_forgotten(self, now: Nanoseconds) -> None:
-        """A write transaction must not stop the group for ever (write_txn_timeout_ms)."""
+        """A write transaction must not stop the group for ever (write_txn_timeout_ms, and up to a quarter more)."""
         child = self._group.child if self._group is not None else None
         if child is None or child is not self._revoking:
             self._revoking = child
-            self._revoke_at = now + self._options.write_txn_timeout_ms * MILLISECOND
+            patience = self._options.write_txn_timeout_ms * MILLISECOND
+            self._revoke_at = now + (patience // 4 if child is None else patience)
         elif now >= self._revoke_at and self._group is not None:
             limit = self._options.write_txn_timeout_ms
             self._group.doom(

@@ -43,6 +43,8 @@ class Reigning:
         """This reign's own reign record: before it is permanent, nothing is (R16, R24)."""
         self._began: Nanoseconds = 0
         self._told_perm: Lsn = 0
+        self._counted: Lsn = 0
+        """How far the own log was flushed when the sites that hold records were last counted."""
         self._ever_acked: dict[SiteId, Lsn] = {}
         self._settled: Config | None = None
         """A configuration that calls for no change."""
@@ -70,6 +72,7 @@ class Reigning:
         self.acks = Acks()
         self._began = state.now
         self._told_perm = state.perm
+        self._counted = 0
         self._reads.clear()
         self._resend.reset()
         for name in ("silence", "sync", "gap", "master_req"):
@@ -163,6 +166,7 @@ class Reigning:
     def _count(self) -> None:
         """Advance perm by what a majority holds."""
         state = self.state
+        self._counted = state.log.durable
         held = self.acks.held_by_majority(state.config, state.site, state.log.durable)
         if held > state.perm and held >= self.reign_lsn:  # R16: only a record of the own gen carries perm
             state.raise_perm(held)
@@ -172,9 +176,8 @@ class Reigning:
     def settle(self) -> None:
         """Count, and do what waits for permanence."""
         state = self.state
-        if state.role is not Role.MASTER:
-            return
-        self._count()
+        if state.log.durable != self._counted or state.config is not self._settled:
+            self._count()
         if state.perm > self._told_perm and "announce" not in state.timers and len(state.config.members) > 1:
             state.timers.set("announce", state.ms(ANNOUNCE_PERM_MS))
         if state.perm == state.log.tip.lsn:

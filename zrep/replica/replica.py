@@ -341,9 +341,12 @@ class Replica:
 
     def take(self) -> Effects:
         """Hand out what is to be done; see `effects` for the order."""
-        self.reigning.settle()
-        self.following.settle()
-        effects, self.state.effects = self.state.effects, Effects()
+        state = self.state
+        if state.role is Role.MASTER:
+            self.reigning.settle()
+        else:
+            self.following.settle()
+        effects, state.effects = state.effects, Effects()
         return effects
 
     def receive(self, now: Nanoseconds, message: Message) -> Result:

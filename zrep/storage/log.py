@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
+from typing import NoReturn
 
 from zrep.errors import DamagedLogError, DiskFullError, StorageError, invariant
 from zrep.ids import Lsn
@@ -52,8 +53,8 @@ class SegmentedLog:
         self._failure: StorageError | None = None
         with self._fatal("open"):
             self._segments = self._recover(floor)
-        self._tip = self._segments[-1].tip
-        self._written = self._kept = self._tip.lsn
+        self.tip = self._segments[-1].tip
+        self.durable = self._written = self.tip.lsn
         self._recent: dict[Lsn, Record] = {}
         """The newest records, without a gap: all that the files do not hold, and a cache of those they do."""
         self._recent_bytes = 0
@@ -69,16 +70,8 @@ class SegmentedLog:
         return self._segments[0].base.lsn + 1
 
     @property
-    def tip(self) -> Tip:
-        return self._tip
-
-    @property
-    def durable(self) -> Lsn:
-        return self._kept
-
-    @property
     def dirty(self) -> bool:
-        return self._kept < self._tip.lsn or self._kept < self._written
+        return self.durable < self.tip.lsn or self.durable < self._written
 
     @property
     def nbytes(self) -> int:
@@ -87,34 +80,36 @@ class SegmentedLog:
 
     def append(self, record: Record) -> None:
         self._usable()
-        invariant(record.lsn == self._tip.lsn + 1, "the log has no gaps", tip=self._tip, record=record.position)
-        self._tip = Tip(record.gen, record.lsn, record.chain)
+        invariant(record.lsn == self.tip.lsn + 1, "the log has no gaps", tip=self.tip, record=record.position)
+        self.tip = Tip(record.gen, record.lsn, record.chain)
         self._recent[record.lsn] = record
         self._recent_bytes += len(record.raw)
 
     def cut(self, lsn: Lsn) -> None:
         self._usable()
-        if lsn >= self._tip.lsn:
+        if lsn >= self.tip.lsn:
             return
         invariant(lsn >= self.first - 1, "a cut stays within the retained log", lsn=lsn, first=self.first)
         with self._fatal("read"):
             tip = self._tip_at(lsn)
-        for gone in range(self._tip.lsn, max(lsn, self._tip.lsn - len(self._recent)), -1):
+        for gone in range(self.tip.lsn, max(lsn, self.tip.lsn - len(self._recent)), -1):
             self._recent_bytes -= len(self._recent.pop(gone).raw)
-        self._tip = tip
-        self._kept = min(self._kept, lsn)
+        self.tip = tip
+        self.durable = min(self.durable, lsn)
 
     def chain(self, lsn: Lsn) -> int | None:
         if lsn in self._recent:
             return self._recent[lsn].chain
-        if not self.first - 1 <= lsn <= self._tip.lsn:
+        if not self.first - 1 <= lsn <= self.tip.lsn:
             return None
         with self._fatal("read"):
             return self._segment_of(lsn).chain(lsn)
 
     def read(self, first: Lsn, last: Lsn, limit_bytes: int) -> Sequence[Record]:
         self._usable()
-        last = min(last, self._tip.lsn)
+        if first == last and first in self._recent:
+            return [self._recent[first]]
+        last = min(last, self.tip.lsn)
         records: list[Record] = []
         while self.first <= first <= last and (limit_bytes > 0 or not records):
             part = self._read_part(first, last, limit_bytes)
@@ -133,19 +128,20 @@ class SegmentedLog:
         cut. Any other failure is final (R3): every later call raises it again.
         """
         self._usable()
-        if self._written > self._kept:
-            with self._fatal("cut"):
+        try:
+            if self._written > self.durable:
                 self._cut_files()
-        if self._kept < self._tip.lsn:
-            records = [self._recent[lsn] for lsn in range(self._kept + 1, self._tip.lsn + 1)]
-            with self._fatal("write"):
-                self._write(records)
-            self._written = self._kept = self._tip.lsn
-        self._forget()
+            if self.durable < self.tip.lsn:
+                self._write([self._recent[lsn] for lsn in range(self.durable + 1, self.tip.lsn + 1)])
+                self._written = self.durable = self.tip.lsn
+        except OSError as error:
+            raise self._failed("write", error) from error
+        if self._recent_bytes > self._cache_bytes:
+            self._forget()
 
     def trim(self, lsn: Lsn) -> None:
         self._usable()
-        lsn = min(lsn, self._kept + 1)
+        lsn = min(lsn, self.durable + 1)
         with self._fatal("trim"):
             # Oldest first, each name durable: a crash in between leaves no hole.
             while len(self._segments) > 1 and self._segments[1].base.lsn < lsn:
@@ -178,7 +174,7 @@ class SegmentedLog:
         if first not in self._recent:
             with self._fatal("read"):
                 segment = self._segment_of(first)
-                oldest = self._tip.lsn - len(self._recent) + 1
+                oldest = self.tip.lsn - len(self._recent) + 1
                 return segment.read(first, min(last, segment.tip.lsn, oldest - 1), limit_bytes)
         part = [self._recent[first]]
         nbytes = len(part[0].raw)
@@ -192,44 +188,45 @@ class SegmentedLog:
 
     def _cut_files(self) -> None:
         # Newest first, each name durable: a crash in between leaves a shorter old tail, never a hole.
-        while len(self._segments) > 1 and self._segments[-1].base.lsn >= self._kept:
+        while len(self._segments) > 1 and self._segments[-1].base.lsn >= self.durable:
             self._segments.pop().remove()
-        self._segments[-1].cut(self._tip_at(self._kept), self._segment_bytes)
-        self._written = self._kept
+        self._segments[-1].cut(self._tip_at(self.durable), self._segment_bytes)
+        self._written = self.durable
 
     def _write(self, records: Sequence[Record]) -> None:
         active = self._segments[-1]
         nbytes = sum(len(record.raw) + frames.OVERHEAD for record in records)
         if active.tip != active.base and active.end + nbytes > self._segment_bytes:
-            with self._room():
-                fresh = Segment.create(self.directory, active.tip, self._segment_bytes)
-            sync_directory(self.directory)
-            active.close()
-            self._segments.append(fresh)
-            active = fresh
+            active = self._begin_segment(active)
         try:
-            with self._room():
-                active.append(records, self._kept)
-        except DiskFullError:
-            active.erase(0)
-            raise
+            active.append(records, self.durable)
+        except OSError as error:
+            if error.errno in DISK_FULL:
+                active.erase(0)
+            self._refuse(error)
         if self._sync:
             active.flush()
 
-    @contextmanager
-    def _room(self) -> Iterator[None]:
-        """Tell a disk without space, where nothing was flushed yet, from a disk that fails."""
+    def _begin_segment(self, last: Segment) -> Segment:
         try:
-            yield
+            fresh = Segment.create(self.directory, last.tip, self._segment_bytes)
         except OSError as error:
-            if error.errno not in DISK_FULL:
-                raise
-            raise DiskFullError(f"no space for the log in {self.directory}: free some, nothing was lost") from error
+            self._refuse(error)
+        sync_directory(self.directory)
+        last.close()
+        self._segments.append(fresh)
+        return fresh
+
+    def _refuse(self, error: OSError) -> NoReturn:
+        """Raise what it means: a disk without space, where nothing was flushed yet, is not a disk that fails."""
+        if error.errno not in DISK_FULL:
+            raise error
+        raise DiskFullError(f"no space for the log in {self.directory}: free some, nothing was lost") from error
 
     def _forget(self) -> None:
         """Keep the newest `cache_bytes` in memory, and everything that is not flushed."""
-        lsn = self._tip.lsn - len(self._recent) + 1
-        while lsn <= self._kept and (self._recent_bytes > self._cache_bytes or lsn < self.first):
+        lsn = self.tip.lsn - len(self._recent) + 1
+        while lsn <= self.durable and (self._recent_bytes > self._cache_bytes or lsn < self.first):
             self._recent_bytes -= len(self._recent.pop(lsn).raw)
             lsn += 1
 
@@ -281,8 +278,11 @@ class SegmentedLog:
         try:
             yield
         except OSError as error:
-            self._failure = StorageError(f"cannot {what} the log in {self.directory}: {error}; the site must stop")
-            # As good as it gets: where even this fails, the next start still writes the newest group again.
-            with suppress(OSError):
-                os.close(os.open(self.directory / _SUSPECT, os.O_CREAT | os.O_WRONLY, 0o600))
-            raise self._failure from error
+            raise self._failed(what, error) from error
+
+    def _failed(self, what: str, error: OSError) -> StorageError:
+        self._failure = StorageError(f"cannot {what} the log in {self.directory}: {error}; the site must stop")
+        # As good as it gets: where even this fails, the next start still writes the newest group again.
+        with suppress(OSError):
+            os.close(os.open(self.directory / _SUSPECT, os.O_CREAT | os.O_WRONLY, 0o600))
+        return self._failure

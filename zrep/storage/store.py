@@ -124,12 +124,14 @@ class Store:
 
     def _growing(self, work: Callable[[], _T]) -> _T:
         """Do `work`, a write transaction that ends itself when it fails, with a larger map if this one is full."""
-        with self.translating():
-            while True:
-                try:
-                    return work()
-                except lmdb.MapFullError:
+        while True:
+            try:
+                return work()
+            except lmdb.MapFullError:
+                with self.translating():
                     self.grow()
+            except lmdb.Error as error:
+                raise self._meaning(error) from error
 
     def _image(self, records: Sequence[Record], txns: Sequence[Txn] = ()) -> Image:
         image = Image(self)
@@ -217,17 +219,21 @@ class Store:
 
     @contextmanager
     def translating(self) -> Iterator[None]:
-        """Raise what an error of LMDB means for the site. A full disk is not a failing one (F24)."""
+        """Raise what an error of LMDB means for the site."""
         try:
             yield
-        except ZrepError:
-            raise
         except lmdb.Error as error:
-            space = os.statvfs(self.path)
-            low = space.f_bavail * space.f_frsize < _LOW_SPACE
-            if isinstance(error, lmdb.DiskError) or (low and error.code == errno.EIO):
-                raise DiskFullError(f"no space left for {self.path}: free some, writes then go on ({error})") from error
-            raise StorageError(f"writing {self.path} failed: {error}; check the disk, start the site again") from error
+            raise self._meaning(error) from error
+
+    def _meaning(self, error: lmdb.Error) -> ZrepError:
+        """Return what an error of LMDB means for the site. A full disk is not a failing one (F24)."""
+        if isinstance(error, ZrepError):
+            return error
+        space = os.statvfs(self.path)
+        low = space.f_bavail * space.f_frsize < _LOW_SPACE
+        if isinstance(error, lmdb.DiskError) or (low and error.code == errno.EIO):
+            return DiskFullError(f"no space left for {self.path}: free some, writes then go on ({error})")
+        return StorageError(f"writing {self.path} failed: {error}; check the disk, start the site again")
 
 
 def _recover(path: Path) -> Tip | None:
