@@ -6,51 +6,48 @@ machine, ratios of one run do not.
 
 import argparse
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cli import bench_report, output
-from cli.bench import Progress
+from cli.bench_process import Tick
 from zrep.options import Options
 
 from . import goals, ours
-from .limits import LIMITS
+from .limits import LIMITS, Limit
 from .peers.berkeley import Berkeley
 from .peers.etcd import Etcd
 from .peers.nats import Nats
 from .peers.peer import Peer
 from .peers.pysyncobj import PySyncObj
 from .peers.redis import Redis
+from .works import Results, Summary
 
 PEERS: tuple[Peer, ...] = (Etcd(), Redis(), Berkeley(), Nats(), PySyncObj())
 DURABILITIES = ("sync", "process")
-
-Results = dict[tuple[str, str, str], dict[str, Any]]
-"""(who, durability, work) → summary."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print."""
     asked = _parse(arguments)
-    measured: Results = {}
-    left_out: list[str] = []
+    results = Results()
+    report = _conditions(asked)
     with tempfile.TemporaryDirectory(prefix="zrep-benchmarks-", dir=asked.directory) as home:
-        for who, durability, work, summary in _everything(asked, Path(home), left_out):
-            measured[who, durability, work] = summary
-    lines = list(goals.lines(measured))
+        if not asked.alone:
+            _compared(asked, Path(home), results, report["versions"])
+        if asked.growth:
+            works = ours.grown(Path(home), asked.seconds, asked.value_bytes, asked.keys)
+            results.take(goals.ZREP, "sync", works)
+        if asked.long:
+            results.take(goals.ZREP, "sync", ours.long(Path(home), asked.long, asked.value_bytes))
+    lines = list(goals.lines(results.measured))
     if asked.json:
-        output.show_json(_report(asked, measured, lines, left_out))
-        return
-    columns = ("WHO", "DURABILITY", "WORK", "PER SECOND", "P50", "P99")
-    output.show_table(columns, [_row(*names, summary) for names, summary in measured.items()])
-    print()
-    shown = ("GOAL", "WORK", "DURABILITY", "ZREP", "BESIDE", "THEIRS", "FIGURE", "WANTED")
-    missed = [number for number, line in enumerate(lines) if not line.met]
-    output.show_table(shown, map(_goal_row, lines), missed)
-    for sentence in left_out:
-        print(sentence)
+        output.show_json(report | _found(results, lines))
+    else:
+        _show(report, results, lines)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -60,58 +57,82 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--value-bytes", type=int, default=100, help="size of a value (default 100)")
     parser.add_argument("--peers", nargs="*", choices=names, default=names, metavar="PEER", help=", ".join(names))
     parser.add_argument("--durability", choices=DURABILITIES, action="append", help="only this one")
-    parser.add_argument("--growth", action="store_true", help="seven sites and large values, too")
+    parser.add_argument("--kills", type=_count, default=30, help="how often the master is killed (default 30)")
+    parser.add_argument("--growth", action="store_true", help="seven sites, large values and many keys, too")
+    parser.add_argument("--keys", type=_count, default=10_000_000, help="how many are many (default 10000000)")
+    parser.add_argument("--long", type=float, metavar="SECONDS", help="16 threads on their own for so long, too")
+    parser.add_argument("--alone", action="store_true", help="nothing but what --growth and --long ask for")
     parser.add_argument("--directory", type=Path, help="whose disk to measure; else that of TMPDIR")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    return parser.parse_args(arguments)
+    asked = parser.parse_args(arguments)
+    if asked.alone and not (asked.growth or asked.long):
+        parser.error("--alone needs --growth or --long: else there is nothing to measure")
+    return asked
 
 
-def _everything(
-    asked: argparse.Namespace, home: Path, left_out: list[str]
-) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
-    """Measure one after the other; yield (who, durability, work, summary)."""
-    seconds, value_bytes = asked.seconds, asked.value_bytes
-    durabilities = asked.durability or DURABILITIES
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 on")
+    return int(text)
+
+
+def _conditions(asked: argparse.Namespace) -> dict[str, Any]:
+    """Return under what conditions all of it is measured; the versions of the peers are not known yet."""
+    options = asdict(Options()) | {"ack_policy": Options().ack_policy.value}
+    report = bench_report.conditions(ours.SITES, asked.seconds, asked.value_bytes, options)
+    durabilities = " and ".join(asked.durability or DURABILITIES)
+    more = {name: getattr(asked, name) for name in ("kills", "growth", "keys", "long", "alone", "peers")}
+    return report | {"durability": durabilities, **more}
+
+
+def _compared(asked: argparse.Namespace, home: Path, results: Results, versions: dict[str, str]) -> None:
+    """Measure the limits, ours and the peers one after the other; add the peers' versions."""
     for who, durability, work, limit in LIMITS:
-        with Progress(f"{who}, {work}"):
-            yield who, durability, work, limit(home, seconds, value_bytes)
-    for durability in durabilities:
-        with Progress(f"zrep, {durability}") as progress:
-            measured = ours.measure(home, durability, seconds, value_bytes, progress.tick)
-            yield from _named("zrep", durability, measured)
-        yield from _peers(asked, home, durability, left_out)
-    if asked.growth:
-        with Progress("zrep, grown") as progress:
-            yield from _named("zrep", "sync", ours.grown(home, seconds, value_bytes, progress.tick))
-
-
-def _peers(
-    asked: argparse.Namespace, home: Path, durability: str, left_out: list[str]
-) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
-    """Measure the peers that are installed; one that fails is left out with what it said."""
-    for peer in PEERS:
-        if peer.name not in asked.peers or durability not in peer.durabilities:
-            continue
-        missing = peer.missing()
-        try:
+        results.take(who, durability, [(work, partial(_limit, limit, home, asked.seconds, asked.value_bytes))])
+    for durability in asked.durability or DURABILITIES:
+        results.take(
+            goals.ZREP, durability, ours.measure(home, durability, asked.seconds, asked.value_bytes, asked.kills)
+        )
+        for peer in PEERS:
+            if peer.name not in asked.peers or durability not in peer.durabilities:
+                continue
+            missing = peer.missing()
             if missing is None:
-                with Progress(f"{peer.name}, {durability}"):
-                    measured = peer.measure(home, durability, asked.seconds, asked.value_bytes)
-                    yield from _named(peer.name, durability, measured)
-        except Exception as error:
-            missing = f"it failed with {type(error).__name__}: {error}"
-        if missing is not None:
-            left_out.append(f"{peer.name}, {durability}, is left out: {missing}")
+                versions |= peer.versions()
+                results.take(peer.name, durability, peer.measure(home, durability, asked.seconds, asked.value_bytes))
+            else:
+                results.leave_out(f"{peer.name}, {durability}", missing)
 
 
-def _named(
-    who: str, durability: str, measured: Iterable[tuple[str, dict[str, Any]]]
-) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
-    for work, summary in measured:
-        yield who, durability, work, summary
+def _limit(limit: Limit, home: Path, seconds: float, value_bytes: int, tick: Tick) -> Summary:
+    return limit(home, seconds, value_bytes)
 
 
-def _row(who: str, durability: str, work: str, summary: dict[str, Any]) -> tuple[str, ...]:
+def _found(results: Results, lines: Sequence[goals.Line]) -> dict[str, Any]:
+    """Return what JSON holds beside the conditions."""
+    names = ("who", "durability", "work")
+    return {
+        "results": [
+            {"name": " ".join(key), "about": "", **dict(zip(names, key, strict=True)), **summary}
+            for key, summary in results.measured.items()
+        ],
+        "goals": [line._asdict() for line in lines],
+        "left_out": results.left_out,
+    }
+
+
+def _show(report: dict[str, Any], results: Results, lines: Sequence[goals.Line]) -> None:
+    print(*bench_report.head(report), "", sep="\n")
+    columns = ("WHO", "DURABILITY", "WORK", "PER SECOND", "P50", "P99")
+    output.show_table(columns, [_row(*names, summary) for names, summary in results.measured.items()])
+    print()
+    shown = ("GOAL", "WORK", "DURABLE", "ZREP", "BESIDE", "THEIRS", "FIGURE", "WANTED")
+    missed = [number for number, line in enumerate(lines) if not line.met]
+    output.show_table(shown, map(_goal_row, lines), missed)
+    print(f"\n{len(missed)} of {len(lines)} are missed", *results.left_out, sep="\n")
+
+
+def _row(who: str, durability: str, work: str, summary: Summary) -> tuple[str, ...]:
     latency = summary.get("latency_ns", {})
     rate = bench_report.quantity(summary["per_second"]) if "per_second" in summary else "-"
     times = (bench_report.duration(latency[name]) if name in latency else "-" for name in ("p50", "p99"))
@@ -123,18 +144,6 @@ def _goal_row(line: goals.Line) -> tuple[str, ...]:
     verdict = line.wanted if line.met else f"{line.wanted} MISSED"
     figures = (bench_report.quantity(line.ours), line.beside, theirs, f"{line.figure:.2f}")
     return line.goal, line.work, line.durability, *figures, verdict
-
-
-def _report(
-    asked: argparse.Namespace, measured: Results, lines: Sequence[goals.Line], left_out: Sequence[str]
-) -> dict[str, Any]:
-    options = asdict(Options()) | {"ack_policy": Options().ack_policy.value}
-    report = bench_report.conditions(ours.SITES, asked.seconds, asked.value_bytes, options)
-    report["results"] = [
-        {"name": f"{who} {durability} {work}", "about": "", **summary}
-        for (who, durability, work), summary in measured.items()
-    ]
-    return report | {"goals": [line._asdict() for line in lines], "left_out": list(left_out)}
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
 """zrep itself, by the workloads of `zrep bench`."""
 
-from collections.abc import Iterator
+import os
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from cli import bench_recovery
+from cli.bench import Progress
 from cli.bench_group import BenchGroup
-from cli.bench_loads import catalogue
+from cli.bench_loads import Workload, catalogue
 from cli.bench_process import Tick
 
-from .goals import LARGE_VALUES, SEVEN_SITES
+from .goals import FEW_KEYS, LARGE_VALUES, LONG, MANY_KEYS, SEVEN_SITES, THREE_SITES
+from .works import Measurement, Summary, Works
 
 THREADS = (16, 64)
 SYNC = (
@@ -23,30 +25,80 @@ SYNC = (
 )
 PROCESS = ("sequential", "threads-16", "threads-64", "put-64", "batched", "pipelined")
 SITES = 3
-KILLS = 5
 LARGE = 65_536
+GROWTH = 10
+"""The larger of two fills has so many times the keys of the smaller."""
+FILL_PUTS, FILL_BATCHES, FILL_OUTSTANDING = 1000, 100, 20
+"""Puts a batch, batches from one line of progress to the next, batches in memory at once."""
+APPLIED_S = 600.0
+"""How long the slowest site may be behind a fill."""
 
 
-def measure(
-    directory: Path, durability: str, seconds: float, value_bytes: int, tick: Tick
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Run what is compared with others, on three sites; yield (work, summary)."""
-    listed = {workload.name: workload for workload in catalogue(THREADS, value_bytes)}
+def measure(directory: Path, durability: str, seconds: float, value_bytes: int, kills: int) -> Works:
+    """Run what is compared with others, on three sites."""
     with BenchGroup(SITES, directory / f"zrep-{durability}", {"durability": durability}) as group:
         if durability == "sync":
-            yield "idle", bench_recovery.idle(group, seconds, tick)
-        for name in SYNC if durability == "sync" else PROCESS:
-            yield name, group.load(listed[name], seconds, tick) | {"value_bytes": value_bytes}
+            yield "idle", partial(bench_recovery.idle, group, seconds)
+        for workload in _workloads(SYNC if durability == "sync" else PROCESS, value_bytes):
+            yield workload.name, _load(group, workload, seconds)
         if durability == "sync":
-            yield "failover", bench_recovery.failover(group, KILLS, tick)
-            yield "catch-up", bench_recovery.catch_up(group, max(int(seconds * 500), 1), tick)
+            yield "failover", partial(bench_recovery.failover, group, kills)
+            yield "catch-up", partial(bench_recovery.catch_up, group, max(int(seconds * 500), 1))
 
 
-def grown(directory: Path, seconds: float, value_bytes: int, tick: Tick) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Run 16 threads on seven sites, and with large values on three."""
-    threads = next(workload for workload in catalogue(THREADS, value_bytes) if workload.name == "threads-16")
+def long(directory: Path, seconds: float, value_bytes: int) -> Works:
+    """Run 16 threads on three sites, and nothing else before or after."""
+    (threads,) = _workloads(("threads-16",), value_bytes)
+    with BenchGroup(SITES, directory / "zrep-long", {}) as group:
+        yield LONG, _load(group, threads, seconds)
+
+
+def grown(directory: Path, seconds: float, value_bytes: int, keys: int) -> Works:
+    """Run 16 threads on three sites and on seven, with large values, and at random among few keys and many."""
+    (threads,) = _workloads(("threads-16",), value_bytes)
+    with BenchGroup(SITES, directory / "zrep-three", {}) as group:
+        yield THREE_SITES, _load(group, threads, seconds)
+        yield LARGE_VALUES, _load(group, threads._replace(value_bytes=LARGE), seconds)
     with BenchGroup(7, directory / "zrep-seven", {}) as group:
-        yield SEVEN_SITES, group.load(threads, seconds, tick) | {"value_bytes": value_bytes}
-    with BenchGroup(SITES, directory / "zrep-large", {}) as group:
-        large = threads._replace(value_bytes=LARGE)
-        yield LARGE_VALUES, group.load(large, seconds, tick) | {"value_bytes": LARGE}
+        yield SEVEN_SITES, _load(group, threads, seconds)
+    few, many = -(-keys // GROWTH), keys
+    with BenchGroup(SITES, directory / "zrep-keys", {}) as group:
+        yield FEW_KEYS, _among(group, threads, 0, few, seconds)
+        yield MANY_KEYS, _among(group, threads, few, many, seconds)
+
+
+def _workloads(names: tuple[str, ...], value_bytes: int) -> list[Workload]:
+    listed = {workload.name: workload for workload in catalogue(THREADS, value_bytes)}
+    return [listed[name] for name in names]
+
+
+def _load(group: BenchGroup, workload: Workload, seconds: float) -> Measurement:
+    return lambda tick: group.load(workload, seconds, tick) | {"value_bytes": workload.value_bytes}
+
+
+def _among(group: BenchGroup, threads: Workload, filled: int, keys: int, seconds: float) -> Measurement:
+    """Return the measurement of random keys among so many, of which `filled` are there."""
+
+    def measurement(tick: Tick) -> Summary:
+        _fill(group, threads.value_bytes, filled, keys)
+        return _load(group, threads._replace(order="random", among=keys), seconds)(tick) | {"keys": keys}
+
+    return measurement
+
+
+def _fill(group: BenchGroup, value_bytes: int, filled: int, keys: int) -> None:
+    """Write ascending keys until there are so many, and wait until every site has applied and written them."""
+    master = group.master()
+    while filled < keys:
+        puts = min(FILL_PUTS, keys - filled)
+        batches = min(FILL_BATCHES, (keys - filled) // puts)
+        batch = Workload("fill", "submit", "", puts=puts, outstanding=FILL_OUTSTANDING, value_bytes=value_bytes)
+        with Progress(f"zrep, {filled:,} of {keys:,} keys") as progress:
+            master.order("fill", progress.tick, workload=list(batch), batches=batches, first=filled)
+        filled += puts * batches
+    end = master.order("status")["end"]
+    with Progress("zrep, all sites apply") as progress:
+        for site in group.sites:
+            site.order("applied", progress.tick, lsn=end, timeout_s=APPLIED_S)
+    # Else the disk is still busy with the fill while what comes after it is measured.
+    os.sync()

@@ -4,6 +4,7 @@ Decides which workloads run, in which order, and what is shown. The load generat
 inside the master's process, as in a program that embeds a site; "remote" comes from this process.
 """
 
+import shutil
 import signal
 import sys
 import tempfile
@@ -66,12 +67,12 @@ def bench(
     report = bench_report.conditions(sites, seconds, value_bytes, options)
     with tempfile.TemporaryDirectory(prefix="zrep-bench-", dir=directory) as home:
         report["results"] = _measure(chosen, Path(home), sites, seconds, kills, options)
-    if plot is not None:
-        plot.write_text(bench_plot.svg(report), encoding="utf-8")
     if json:
         output.show_json(report)
     else:
         _show(report)
+    if plot is not None:
+        plot.write_text(bench_plot.svg(report), encoding="utf-8")
     return 0
 
 
@@ -194,14 +195,18 @@ class Progress:
 
 
 def _show(report: dict[str, Any]) -> None:
-    machine, versions = report["machine"], report["versions"]
-    print(f"{report['sites']} sites, durability {report['durability']}, values of {report['value_bytes']} bytes")
-    print(f"{machine['cores']} cores, {machine['processor']}, {machine['system']}")
-    print(", ".join(f"{name} {version}" for name, version in versions.items()))
-    print()
-    output.show_table(bench_report.COLUMNS, bench_report.rows(report))
+    print(*bench_report.head(report), "", sep="\n")
+    output.show_table(*_fitting(bench_report.COLUMNS, list(bench_report.rows(report))))
     for result in report["results"]:
         if "pause_ms" in result:
-            print(f"\nfail-over: {', '.join(f'{pause:g} ms' for pause in result['pause_ms'])}")
+            print(f"failover: {', '.join(f'{pause:.1f}' for pause in result['pause_ms'])} ms")
         if "cpu_percent" in result:
-            print(f"\nidle: {result['cpu_percent']:g} % of one core, {result['rss_mb']:g} MB")
+            print(f"idle: {result['cpu_percent']:g} % of one core, {result['rss_mb']:g} MB")
+
+
+def _fitting(columns: Sequence[str], rows: list[tuple[str, ...]]) -> tuple[Sequence[str], list[tuple[str, ...]]]:
+    """Return a table without its last column if a terminal is too narrow for it: wrapped lines cannot be read."""
+    widths = [max(map(len, column)) + output.MARGIN for column in zip(columns, *rows, strict=True)]
+    if sys.stdout.isatty() and sum(widths) > shutil.get_terminal_size().columns:
+        return columns[:-1], [row[:-1] for row in rows]
+    return columns, rows

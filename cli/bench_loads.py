@@ -38,6 +38,8 @@ class Workload(NamedTuple):
     order: str = "sequential"
     """Of the keys: "sequential" or "random"."""
     value_bytes: int = 100
+    among: int = 0
+    """Random keys are drawn from the first so many sequential ones; 0: from all there could be."""
 
 
 def catalogue(threads: Sequence[int], value_bytes: int = 100) -> list[Workload]:
@@ -62,17 +64,18 @@ def run(env: "Environment", workload: Workload, seconds: float) -> Timing:
     """Run a workload inside a site's process."""
     value = random.Random(0).randbytes(workload.value_bytes)
     if workload.kind == "submit":
-        return pipeline(_submission(env, workload, value), workload.outstanding, seconds)
+        return pipeline(_submission(env, workload, keys(workload.order, 0), value), workload.outstanding, seconds)
     if workload.kind in ("read", "read-fresh", "mixed"):
         _heat(env, value)
     make = OPERATIONS[workload.kind]
-    operations = [make(env, workload, keys(workload.order, number), value) for number in range(workload.threads)]
-    return closed_loop(operations, seconds)
+    streams = [keys(workload.order, number, among=workload.among) for number in range(workload.threads)]
+    return closed_loop([make(env, workload, stream, value) for stream in streams], seconds)
 
 
-def fill(env: "Environment", workload: Workload, batches: int) -> None:
-    """Write so many batches of a workload and wait until they are permanent."""
-    submit = _submission(env, workload, random.Random(0).randbytes(workload.value_bytes))
+def fill(env: "Environment", workload: Workload, batches: int, first: int = 0) -> None:
+    """Write so many batches of a workload, from the `first`th key on, and wait until they are permanent."""
+    value = random.Random(0).randbytes(workload.value_bytes)
+    submit = _submission(env, workload, keys(workload.order, 0, first), value)
     pending: deque[Future[Any]] = deque()
     for _ in range(batches):
         pending.append(submit())
@@ -92,19 +95,23 @@ def run_remote(clients: "Sequence[Client]", workload: Workload, seconds: float) 
     return closed_loop([operation(client, keys("sequential", n)) for n, client in enumerate(clients)], seconds)
 
 
-def keys(order: str, stream: int) -> Iterator[bytes]:
-    """Return endless keys; those of different streams differ, and those of one run and the next are the same."""
+def keys(order: str, stream: int, first: int = 0, among: int = 0) -> Iterator[bytes]:
+    """Return endless keys; those of different streams differ, and those of one run and the next are the same.
+
+    Sequential ones begin with the `first`th. Random ones of all streams are `among` the first sequential ones of
+    stream 0, if that is given, and then repeat.
+    """
     if order == "sequential":
-        first = stream << 64
-        return (number.to_bytes(KEY_BYTES, "big") for number in count(first))
+        return (number.to_bytes(KEY_BYTES, "big") for number in count((stream << 64) + first))
     rng = random.Random(stream)
+    if among:
+        return (rng.randrange(among).to_bytes(KEY_BYTES, "big") for _ in count())
     return (rng.randbytes(KEY_BYTES) for _ in count())
 
 
-def _submission(env: "Environment", workload: Workload, value: bytes) -> Submission:
+def _submission(env: "Environment", workload: Workload, stream: Iterator[bytes], value: bytes) -> Submission:
     from zrep import Batch
 
-    stream = keys(workload.order, 0)
     puts = range(workload.puts)
 
     def submit() -> "Future[Any]":

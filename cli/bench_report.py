@@ -53,6 +53,14 @@ def _processor() -> str:
     return next(names, platform.machine())
 
 
+def head(report: Mapping[str, Any]) -> Iterator[str]:
+    """Return what stands above a table or a picture: what was measured, on what, with which versions."""
+    machine = report["machine"]
+    yield f"{report['sites']} sites, durability {report['durability']}, values of {report['value_bytes']} bytes"
+    yield f"{machine['cores']} cores, {machine['processor']}, {machine['system']}"
+    yield ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+
+
 def rows(report: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     """Return the table's lines."""
     for result in report["results"]:

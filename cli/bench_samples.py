@@ -8,17 +8,18 @@ import threading
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 Operation = Callable[[], object]
 Submission = Callable[[], "Future[Any]"]
 
 SECOND = 1_000_000_000
-WARM_UP = 0.2
-"""Part of the measured time that runs before it, unmeasured."""
+WARM_UP, WARM_UP_MOST_S = 0.2, 3.0
+"""Part of the measured time that runs before it, unmeasured; and its most."""
 SAMPLED = 8
 """Of outstanding operations one in so many is timed: a callback costs as much as a good part of a submission."""
 TOLD = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
@@ -49,6 +50,7 @@ def summary(timing: Timing, per_operation: int = 1) -> dict[str, Any]:
     return {
         "operations": timing.operations,
         "ran": timing.ran,
+        "samples": len(latencies),
         "per_operation": per_operation,
         "seconds": round(timing.seconds, 6),
         "per_second": round(timing.operations * per_operation / timing.seconds, 1),
@@ -61,7 +63,7 @@ def closed_loop(operations: Sequence[Operation], seconds: float) -> Timing:
     """Repeat each operation on a thread of its own, and time every one. Raises what an operation raises."""
     begun, taken = [array("q") for _ in operations], [array("q") for _ in operations]
     failures: list[BaseException] = []
-    start = time.perf_counter_ns() + int(WARM_UP * seconds * SECOND)
+    start = time.perf_counter_ns() + _warm_up_ns(seconds)
     stop = start + int(seconds * SECOND)
 
     def repeat(operation: Operation, begun: "array[int]", taken: "array[int]") -> None:
@@ -88,18 +90,18 @@ def closed_loop(operations: Sequence[Operation], seconds: float) -> Timing:
         thread.join()
     if failures:
         raise failures[0]
-    ends = [at + took for at, took in _pairs(begun, taken) if at >= start]
+    end = max((at + took for at, took in _pairs(begun, taken) if at >= start), default=stop)
     latencies = sorted(took for at, took in _pairs(begun, taken) if at >= start)
-    ran = sum(map(len, begun))
-    return Timing(len(latencies), ran, (max(ends, default=stop) - start) / SECOND, latencies)
+    return Timing(len(latencies), sum(map(len, begun)), (end - start) / SECOND, latencies)
 
 
-def _pairs(begun: "Sequence[array[int]]", taken: "Sequence[array[int]]") -> "zip[tuple[int, int]]":
-    merged: tuple[array[int], array[int]] = array("q"), array("q")
-    for one, other in zip(begun, taken, strict=True):
-        merged[0].extend(one)
-        merged[1].extend(other)
-    return zip(*merged, strict=True)
+def _warm_up_ns(seconds: float) -> int:
+    return int(min(WARM_UP * seconds, WARM_UP_MOST_S) * SECOND)
+
+
+def _pairs(begun: "Sequence[array[int]]", taken: "Sequence[array[int]]") -> Iterator[tuple[int, int]]:
+    """Return when each operation of any thread began, and how long it took; a long run has millions."""
+    return chain.from_iterable(zip(one, other, strict=True) for one, other in zip(begun, taken, strict=True))
 
 
 def pipeline(submit: Submission, outstanding: int, seconds: float) -> Timing:
@@ -125,7 +127,7 @@ def pipeline(submit: Submission, outstanding: int, seconds: float) -> Timing:
             pending.popleft().result()
         return done
 
-    warmed_up = run(clock() + int(WARM_UP * seconds * SECOND))
+    warmed_up = run(clock() + _warm_up_ns(seconds))
     taken = array("q")
     start = clock()
     operations = run(start + int(seconds * SECOND))

@@ -57,9 +57,9 @@ class Embedded:
         chosen = Workload(*workload)
         return summary(run(self._running.env, chosen, seconds), chosen.puts)
 
-    def fill(self, workload: list[Any], batches: int) -> None:
-        """Write so many batches of a workload, untimed."""
-        fill(self._running.env, Workload(*workload), batches)
+    def fill(self, workload: list[Any], batches: int, first: int = 0) -> None:
+        """Write so many batches of a workload from the `first`th key on, untimed."""
+        fill(self._running.env, Workload(*workload), batches, first)
 
     def applied(self, lsn: int, timeout_s: float) -> dict[str, Any]:
         """Wait until everything up to `lsn` is applied here; tell the nanoseconds since the site started."""

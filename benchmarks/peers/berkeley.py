@@ -39,6 +39,11 @@ class Berkeley(Embedded):
     library = "berkeleydb"
     module = "benchmarks.peers.berkeley"
 
+    def versions(self) -> dict[str, str]:
+        version = ".".join(map(str, importlib.import_module("berkeleydb.db").version()))
+        as_shipped = "" if find("cc") else " with Nagle's algorithm"
+        return super().versions() | {"Berkeley DB": version + as_shipped}
+
     def environment(self, directory: Path) -> Mapping[str, str] | None:
         """Load the library without Nagle before Berkeley DB; made once."""
         library = directory / "nodelay.so"

@@ -3,13 +3,16 @@
 import importlib.util
 import sys
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from cli.bench_process import Worker, obey
+from cli.bench_process import Tick, Worker, obey
 
+from ..works import Works
 from .peer import SERVERS, WORKS, Pairs, Peer, load
 from .servers import await_ready, ports
 
@@ -38,13 +41,14 @@ class Embedded(Peer):
             return f"{self.library} cannot be imported (pip install {self.library})"
         return None
 
+    def versions(self) -> dict[str, str]:
+        return {self.library: metadata.version(self.library)}
+
     @abstractmethod
     def environment(self, directory: Path) -> Mapping[str, str] | None:
         """Return the environment variables of the members; None: ours."""
 
-    def measure(
-        self, directory: Path, durability: str, seconds: float, value_bytes: int
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
+    def measure(self, directory: Path, durability: str, seconds: float, value_bytes: int) -> Works:
         listed = ports(SERVERS)
         command = (sys.executable, "-m", self.module)
         with ExitStack() as stack:
@@ -57,13 +61,25 @@ class Embedded(Peer):
                 member.order("start", home=str(home), number=number, ports=listed, durability=durability)
                 members.append(member)
             await_ready(lambda: all(member.order("formed") for member in members), self.name)
-            leader = next(member for member in members if member.order("leads"))
             for work in self.works:
-                writers, puts = WORKS[work]
-                yield (
-                    work,
-                    leader.order("load", writers=writers, puts=puts, seconds=seconds, value_bytes=value_bytes),
-                )
+                yield work, partial(self._load, members, work, seconds, value_bytes)
+
+    def _load(
+        self, members: Sequence[Worker], work: str, seconds: float, value_bytes: int, tick: Tick
+    ) -> dict[str, Any]:
+        """Run a work in the process of the leader, which may be another one than at the last work."""
+        leaders: list[Worker] = []
+
+        def leads() -> bool:
+            leaders[:] = [member for member in members if member.order("leads")]
+            return bool(leaders)
+
+        await_ready(leads, f"{self.name}'s leader")
+        writers, puts = WORKS[work]
+        result: dict[str, Any] = leaders[0].order(
+            "load", tick, writers=writers, puts=puts, seconds=seconds, value_bytes=value_bytes
+        )
+        return result
 
 
 def serve(member: Member, leads: Callable[[], bool]) -> None:

@@ -9,6 +9,7 @@ import json
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,16 @@ from .servers import await_ready, on_path, ports, running
 
 class Etcd(Served):
     name = "etcd"
+    program = "etcd"
     durabilities = ("sync",)
 
     def missing(self) -> str | None:
         if not on_path("etcd"):
             return "etcd is not on PATH (apt-get install etcd-server)"
         return None if importlib.util.find_spec("grpc") else "its client needs gRPC (pip install grpcio)"
+
+    def versions(self) -> dict[str, str]:
+        return super().versions() | {"grpcio": metadata.version("grpcio")}
 
     @contextmanager
     def servers(self, directory: Path, durability: str) -> Iterator[str]:

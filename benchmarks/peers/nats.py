@@ -21,6 +21,7 @@ STREAM |= {"storage": "file", "retention": "limits", "discard": "new", "allow_ro
 
 class Nats(Served):
     name = "nats"
+    program = "nats-server"
     durabilities = ("process",)
 
     def missing(self) -> str | None:

@@ -7,11 +7,16 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from cli.bench_loads import keys
+from cli.bench_process import Tick
 from cli.bench_samples import closed_loop, summary
+
+from ..works import Works
+from .servers import program_version
 
 SERVERS = 3
 Pairs = Sequence[tuple[bytes, bytes]]
@@ -41,14 +46,22 @@ class Peer(ABC):
         """Return what must be installed before it can be measured; None: nothing."""
 
     @abstractmethod
-    def measure(
-        self, directory: Path, durability: str, seconds: float, value_bytes: int
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Start it, run its works one by one, and end it; yield (work, summary)."""
+    def versions(self) -> dict[str, str]:
+        """Return of what is measured which version, once nothing is missing."""
+
+    @abstractmethod
+    def measure(self, directory: Path, durability: str, seconds: float, value_bytes: int) -> Works:
+        """Start it, offer its works one by one, and end it."""
 
 
 class Served(Peer):
     """A peer that is a server: its writers are connections."""
+
+    program: ClassVar[str]
+    """What `--version` is asked of."""
+
+    def versions(self) -> dict[str, str]:
+        return {self.name: program_version(self.program)}
 
     @abstractmethod
     def servers(self, directory: Path, durability: str) -> AbstractContextManager[str]:
@@ -58,15 +71,16 @@ class Served(Peer):
     def writer(self, address: str, stack: ExitStack) -> Writer:
         """Connect; what must be closed goes on the stack."""
 
-    def measure(
-        self, directory: Path, durability: str, seconds: float, value_bytes: int
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
+    def measure(self, directory: Path, durability: str, seconds: float, value_bytes: int) -> Works:
         with self.servers(directory, durability) as address:
             for work in self.works:
-                writers, puts = WORKS[work]
-                with ExitStack() as stack:
-                    connected = [self.writer(address, stack) for _ in range(writers)]
-                    yield work, load(connected, puts, seconds, value_bytes)
+                yield work, partial(self._load, address, work, seconds, value_bytes)
+
+    def _load(self, address: str, work: str, seconds: float, value_bytes: int, tick: Tick) -> dict[str, Any]:
+        writers, puts = WORKS[work]
+        with ExitStack() as stack:
+            connected = [self.writer(address, stack) for _ in range(writers)]
+            return load(connected, puts, seconds, value_bytes)
 
 
 def load(writers: Sequence[Writer], puts: int, seconds: float, value_bytes: int) -> dict[str, Any]:

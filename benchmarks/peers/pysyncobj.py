@@ -1,4 +1,7 @@
-"""PySyncObj: Raft in Python, its data in memory, tuned to ticks of a millisecond.
+"""PySyncObj: Raft in Python, its data in memory, tuned to ticks of a millisecond, its log never compacted.
+
+Data in memory are compacted on the thread that also speaks to the others: with some 100 000 keys it is silent for
+so long that they elect another leader, which discards what was under way.
 
 It has no flush before an acknowledgement, so it has only "process". Several puts are not a transaction: they
 are one replicated call.
@@ -15,6 +18,10 @@ from .peer import Pairs
 
 TICK_S = 0.001
 PATIENCE_S = 30.0
+NEVER = 1 << 60
+LOST = (3, 4, 5)
+"""FAIL_REASON.DISCARDED, NOT_LEADER, LEADER_CHANGED: an election came between."""
+ATTEMPTS = 5
 
 
 class PySyncObj(Embedded):
@@ -40,7 +47,11 @@ class Site:
         addresses = [f"127.0.0.1:{port}" for port in ports]
         own = addresses.pop(number)
         tuned = self._library.SyncObjConf(
-            appendEntriesPeriod=TICK_S, autoTickPeriod=TICK_S, dynamicMembershipChange=False
+            appendEntriesPeriod=TICK_S,
+            autoTickPeriod=TICK_S,
+            dynamicMembershipChange=False,
+            logCompactionMinEntries=NEVER,
+            logCompactionMinTime=NEVER,
         )
         self._node = self._library.SyncObj(own, addresses, conf=tuned, consumers=[self._dict])
 
@@ -51,11 +62,18 @@ class Site:
         return bool(self._node.getStatus()["leader"] == self._node.selfNode)
 
     def write(self, pairs: Pairs) -> None:
-        """Set one key, or several by one call."""
-        if len(pairs) == 1:
-            self._dict.set(*pairs[0], sync=True, timeout=PATIENCE_S)
-        else:
-            self._dict.update(dict(pairs), sync=True, timeout=PATIENCE_S)
+        """Set one key, or several by one call; again after an election, as its users must."""
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                if len(pairs) == 1:
+                    self._dict.set(*pairs[0], sync=True, timeout=PATIENCE_S)
+                else:
+                    self._dict.update(dict(pairs), sync=True, timeout=PATIENCE_S)
+            except self._library.SyncObjException as error:
+                if error.errorCode not in LOST or not left:
+                    raise
+            else:
+                return
 
     def stop(self) -> None:
         if self._node is not None:

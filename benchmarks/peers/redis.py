@@ -15,6 +15,7 @@ from .servers import await_ready, find, on_path, ports, running
 
 class Redis(Served):
     name = "redis"
+    program = "redis-server"
     durabilities = ("sync", "process")
 
     def missing(self) -> str | None:

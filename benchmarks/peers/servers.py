@@ -1,6 +1,7 @@
 """Starting server processes, waiting until they answer, and ending them; ports nobody uses."""
 
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -55,6 +56,13 @@ def await_ready(ready: Callable[[], bool], what: str) -> None:
 def on_path(*names: str) -> bool:
     """Whether all these programs are installed; also those that are only in an administrator's PATH."""
     return all(find(name) is not None for name in names)
+
+
+def program_version(name: str) -> str:
+    """Return what a program on PATH calls its version, or "unknown"."""
+    said = subprocess.run([find(name) or name, "--version"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"\d+(\.\d+)+", said)
+    return found[0] if found else "unknown"
 
 
 def find(name: str) -> str | None:

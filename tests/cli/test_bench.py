@@ -2,8 +2,11 @@
 
 import json
 import math
+import tomllib
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -11,12 +14,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import zrep as library
 from benchmarks import __main__ as benchmarks
 from benchmarks import goals
-from benchmarks.peers import etcd, redis
-from cli import bench_plot, bench_report
-from cli.bench_loads import catalogue, keys
-from cli.bench_samples import closed_loop, percentile, pipeline, summary
+from benchmarks.peers import etcd, pysyncobj, redis, servers
+from benchmarks.peers.embedded import Embedded
+from benchmarks.works import Results, Summary, Works
+from cli import bench, bench_plot, bench_report
+from cli.bench_loads import Workload, catalogue, fill, keys
+from cli.bench_process import Tick
+from cli.bench_samples import Timing, closed_loop, percentile, pipeline, summary
 from cli.main import run
 from tests.cli.command import zrep
 
@@ -79,15 +86,51 @@ def test_a_result_says_how_it_was_taken(measured: tuple[Path, Path]) -> None:
 def test_the_picture_is_well_formed_and_has_every_diagram(measured: tuple[Path, Path]) -> None:
     picture = ElementTree.parse(measured[1]).getroot()
     texts = [element.text or "" for element in picture.iter("{http://www.w3.org/2000/svg}text")]
-    assert {"Latency of an operation by percentile", "Puts a second by threads"} <= set(texts)
-    assert "Acknowledged writes around kill -9 of the master" in texts
-    assert "kill 1" in texts
+    titles = {"Latency of a commit", "Puts a second", "Acknowledged writes around kill -9 of the master"}
+    assert titles <= set(texts)
+    assert any(text.startswith("Latency of reads") for text in texts)
+    assert {"kill 1", "sequential", "reads", "3 sites, durability sync, values of 100 bytes"} <= set(texts)
     assert "nan" not in measured[1].read_text()
 
 
 def test_a_picture_of_nothing_is_a_picture(measured: tuple[Path, Path]) -> None:
     report = bench_report.load(measured[0]) | {"results": []}
     assert ElementTree.fromstring(bench_plot.svg(report)) is not None
+
+
+def test_a_curve_ends_where_its_samples_do() -> None:
+    timing = Timing(200, 200, 1.0, range(1, 201))
+    curve = bench_plot._supported(summary(timing))
+    assert curve[-2:] == [(99.0, 198), (99.5, 199)]
+    assert bench_plot._supported(summary(Timing(1, 1, 1.0, [7]))) == [(0, 7)]
+
+
+@given(st.floats(1e-4, 1e4), st.floats(1, 1e4))
+def test_the_ticks_of_an_axis_are_around_its_values(least: float, times: float) -> None:
+    ticks = bench_plot._steps(least, least * times)
+    assert ticks[0] <= least <= least * times <= ticks[-1]
+    assert sorted(set(ticks)) == ticks
+    assert 2 <= len(ticks) <= 11
+    assert least <= bench_plot._step(least) <= 2.5 * least
+
+
+def test_many_curves_differ() -> None:
+    looks = set()
+    panel = bench_plot.Panel("many", lambda x: x, lambda y: y)
+    for number in range(21):
+        panel.curve(str(number), [(0, 0), (1, 1)])
+        looks.add(next(part for part in reversed(panel.parts) if "h28" in part).partition(" d=")[0])
+    assert len(looks) == 21
+
+
+def test_a_narrow_terminal_gets_a_table_without_its_last_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    table: tuple[Sequence[str], list[tuple[str, ...]]] = ("A", "WHAT"), [("a", "x" * 60)]
+    assert bench._fitting(*table) == table
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert bench._fitting(*table) == table
+    monkeypatch.setenv("COLUMNS", "40")
+    assert bench._fitting(*table) == (("A",), [("a",)])
 
 
 def test_a_few_workloads_and_a_table() -> None:
@@ -193,6 +236,18 @@ def test_keys_differ_and_repeat() -> None:
         assert {len(key) for key in first} == {16}
 
 
+def test_random_keys_are_drawn_from_those_that_were_filled(tmp_path: Path) -> None:
+    workload = Workload("fill", "submit", "", puts=5, outstanding=2, value_bytes=1)
+    with library.open(str(tmp_path / "home")) as env:
+        fill(env, workload, 3)
+        fill(env, workload, 1, first=15)
+        assert env.stat()["entries"] == 20
+        with env.begin() as txn:
+            drawn = [keys("random", stream, among=20) for stream in (0, 1)]
+            for stream in drawn:
+                assert all(txn.get(next(stream)) for _ in range(100))
+
+
 def test_goals_tell_ratios_and_bounds_and_what_is_missed() -> None:
     measured: dict[tuple[str, str, str], dict[str, Any]] = {
         ("zrep", "sync", "sequential"): {"per_second": 300.0},
@@ -210,6 +265,103 @@ def test_goals_tell_ratios_and_bounds_and_what_is_missed() -> None:
     assert len(lines) == 4
 
 
+def test_growth_tells_bytes_a_second_and_the_median() -> None:
+    def measured(per_second: float, value_bytes: int, p50_ns: int) -> dict[str, Any]:
+        return {"per_second": per_second, "value_bytes": value_bytes, "latency_ns": {"p50": p50_ns}}
+
+    works = {
+        goals.THREE_SITES: measured(1000.0, 100, 2_000_000),
+        goals.SEVEN_SITES: measured(400.0, 100, 3_000_000),
+        goals.LARGE_VALUES: measured(100.0, 65_536, 9_000_000),
+        goals.FEW_KEYS: measured(900.0, 100, 2_000_000),
+        goals.MANY_KEYS: measured(450.0, 100, 4_000_000),
+    }
+    lines = list(goals.lines({("zrep", "sync", work): summary for work, summary in works.items()}))
+    assert [(line.work, round(line.figure, 2), line.met) for line in lines] == [
+        (goals.SEVEN_SITES, 2.5, False),
+        (goals.SEVEN_SITES, 1.5, True),
+        (goals.LARGE_VALUES, 0.02, True),
+        (goals.LARGE_VALUES, 4.5, False),
+        (goals.MANY_KEYS, 2.0, True),
+        (goals.MANY_KEYS, 2.0, False),
+    ]
+
+
+def test_the_tail_is_that_of_the_long_run_if_there_was_one() -> None:
+    short = {("zrep", "sync", "threads-16"): {"per_second": 1.0, "latency_ns": {"p50": 1, "p99": 2}}}
+    long = {("zrep", "sync", goals.LONG): {"per_second": 1.0, "latency_ns": {"p50": 1, "p99": 4}}}
+    (line,) = goals.lines(short)
+    assert (line.goal, line.work, line.figure) == ("P11", "threads-16", 2)
+    (line,) = goals.lines(short | long)
+    assert (line.goal, line.work, line.figure) == ("P11", goals.LONG, 4)
+
+
+def test_a_work_that_fails_leaves_out_no_other() -> None:
+    def fails(tick: Tick) -> Summary:
+        raise OSError("no more")
+
+    def works() -> Works:
+        yield "one", lambda tick: {"per_second": 1}
+        yield "two", fails
+        yield "three", lambda tick: {"per_second": 3}
+        raise ValueError("its end came early")
+
+    results = Results()
+    results.take("peer", "sync", works())
+    assert [work for _, _, work in results.measured] == ["one", "three"]
+    assert results.left_out == [
+        "peer, sync, two, is left out: it failed with OSError: no more",
+        "peer, sync, what follows three, is left out: it failed with ValueError: its end came early",
+    ]
+
+
+class Discarded(Exception):
+    """pysyncobj's SyncObjException."""
+
+    def __init__(self, errorCode: int | str) -> None:
+        super().__init__(errorCode)
+        self.errorCode = errorCode
+
+
+@pytest.mark.parametrize(
+    ("errors", "raised"), [([3, 4, 5], None), ([3] * pysyncobj.ATTEMPTS, 3), (["Timeout"], "Timeout"), ([1], 1)]
+)
+def test_pysyncobj_writes_again_what_an_election_discarded(
+    errors: list[int | str], raised: int | str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = {}
+
+    def put(key: bytes, value: bytes, **_: Any) -> None:
+        if errors:
+            raise Discarded(errors.pop(0))
+        written[key] = value
+
+    site = object.__new__(pysyncobj.Site)
+    site._library = SimpleNamespace(SyncObjException=Discarded)
+    site._dict = SimpleNamespace(set=put)
+    if raised is None:
+        site.write([(b"k", b"v")])
+        assert written == {b"k": b"v"}
+    else:
+        with pytest.raises(Discarded, match=str(raised)):
+            site.write([(b"k", b"v")])
+    assert errors == []
+
+
+def test_a_program_tells_its_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name, said, version in (("serverd", "serverd v=7.0.15 sha=1.2", "7.0.15"), ("mute", "", "unknown")):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho '{said}'\n")
+        (tmp_path / name).chmod(0o755)
+        assert servers.program_version(name) == version
+
+
+def test_the_extra_brings_what_the_peers_import() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    brought = {each.partition(">")[0] for each in project["optional-dependencies"]["benchmarks"]}
+    assert brought == {"grpcio", *(peer.library for peer in benchmarks.PEERS if isinstance(peer, Embedded))}
+
+
 def test_requests_of_peers_are_encoded_as_their_protocols_say() -> None:
     assert redis.command(b"SET", b"k", b"") == b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$0\r\n\r\n"
     assert etcd.field(2, b"abc") == b"\x12\x03abc"
@@ -223,4 +375,49 @@ def test_benchmarks_run_without_peers(capsys: pytest.CaptureFixture[str], tmp_pa
     names = {result["name"] for result in report["results"]}
     assert {"fdatasync sync sequential", "zrep process sequential", "zrep process pipelined"} <= names
     assert report["left_out"] == []
+    assert report["durability"] == "process"
+    assert set(bench_report.CONDITIONS) <= set(report)
+    assert all(
+        result["name"] == f"{result['who']} {result['durability']} {result['work']}" for result in report["results"]
+    )
     assert not list(tmp_path.iterdir())
+
+
+def test_growth_and_the_long_run_alone(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    arguments = ["--seconds", "0.03", "--growth", "--keys", "2345", "--long", "0.05", "--alone", "--json"]
+    benchmarks.main([*arguments, "--directory", str(tmp_path)])
+    report = json.loads(capsys.readouterr().out)
+    results = {result["work"]: result for result in report["results"]}
+    growth = ["3-sites", "64-KiB", "7-sites", "few-keys", "many-keys"]
+    assert list(results) == [*growth, "threads-16-long"]
+    assert (results["few-keys"]["keys"], results["many-keys"]["keys"]) == (235, 2345)
+    assert [line["goal"] for line in report["goals"]] == ["P10"] * 6 + ["P11"]
+    assert (report["left_out"], report["keys"], report["long"]) == ([], 2345, 0.05)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_was_left_out_and_missed_is_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def limit(per_second: float) -> Callable[..., Summary]:
+        return lambda directory, seconds, value_bytes: {"per_second": per_second}
+
+    listed = (("zrep", 1.0), ("etcd", 2.0), ("redis", 0.5))
+    monkeypatch.setattr(benchmarks, "LIMITS", [(who, "sync", "sequential", limit(rate)) for who, rate in listed])
+    monkeypatch.setattr("benchmarks.ours.measure", lambda *_: ())
+    monkeypatch.setattr("benchmarks.peers.nats.Nats.missing", lambda self: "it is not here")
+    benchmarks.main(["--peers", "nats"])
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in shown if line.endswith(" ≥ 1 MISSED")] == ["P1"]
+    assert shown[-2:] == ["1 of 2 are missed", "nats, process, is left out: it is not here"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"), [(("--alone",), "nothing to measure"), (("--kills", "0"), "from 1 on")]
+)
+def test_wrong_arguments_are_told(
+    arguments: tuple[str, ...], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        benchmarks.main(arguments)
+    assert sentence in capsys.readouterr().err
