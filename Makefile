@@ -8,7 +8,7 @@ DEV := .venv/.dev-ready
 SECONDS ?= 600
 SEED ?= $(shell date +%s)
 
-.PHONY: demo test lint types check soak clean
+.PHONY: demo test lint types check soak store-crashes lmdb-tests clean
 .DEFAULT_GOAL := test
 
 demo: $(RUN)
@@ -28,6 +28,10 @@ check: $(DEV)
 
 soak: $(DEV)
 	$(BIN)/python -m tests.processes.chaos --seconds $(SECONDS) --seed $(SEED)
+
+# The store after a crash of the operating system, at every moment of 200 runs: about ten minutes.
+store-crashes: $(DEV)
+	ZREP_STORE_CRASHES=200 $(BIN)/pytest -q -s tests/test_store_crashes.py
 
 # py-lmdb's own tests, on a group of one and on the master of three.
 lmdb-tests: $(DEV)

@@ -2,8 +2,8 @@
 
 No commit flushes the store, so of everything that it wrote since a flush any part may be on the disk, or in
 any sector of it. 200 scripted runs are recorded call by call; what `wreckage` checks of each, it checks at
-every moment (F31, F32). More: ZREP_STORE_CRASHES=20 has twenty runs looked at with all subsets of up to ten
-unflushed writes, and 256 of more, opened at every moment.
+every moment (F31, F32). `make store-crashes` builds, at every moment of all of them, every subset of up to ten
+unflushed writes, and 256 of more.
 """
 
 import json
@@ -80,7 +80,7 @@ def test_after_a_crash_at_any_moment_the_store_is_its_checkpoint(recorded: Recor
     assert counts["images"] > counts["went back"] > 4 * RUNS
 
 
-@pytest.mark.skipif(not THOROUGH, reason="takes minutes: ZREP_STORE_CRASHES=20")
+@pytest.mark.skipif(not THOROUGH, reason="takes minutes: make store-crashes")
 def test_every_subset_opens(recorded: Recorded) -> None:
     counts = total(recorded.run(seed, moments=EVERY, images=256) for seed in range(THOROUGH))
     print(dict(counts))
@@ -100,9 +100,9 @@ def test_what_is_read_of_a_data_file_accounts_for_every_page(tmp_path: Path) -> 
     store = Store(tmp_path / "data", OPTIONS)
     for record in log(7):
         store.apply([record])
-        data = (tmp_path / "data" / "data.mdb").read_bytes()
-        meta = pages.newest_meta(data)
-        used, free = pages.reachable(data, meta), pages.listed_free(data, meta)
+        file = pages.split((tmp_path / "data" / "data.mdb").read_bytes())
+        meta = pages.newest_meta(file)
+        used, free = pages.reachable(file, meta), pages.listed_free(file, meta)
         assert sorted([0, 1, *used, *free]) == list(range(pages.last_page(meta) + 1))
         with store.env.begin() as txn:
             assert txn.id() == pages.txnid(meta)

@@ -1,21 +1,25 @@
 """What a crash of the operating system may leave of a store that was recorded while it was written.
 
-For every moment of the run two things are checked. *All subsets*: no write that is not known to be flushed
+For every moment of the run two things are checked. *The argument*: no write that is not known to be flushed
 changes a page that a checkpoint, which may be found after a crash, can reach; so whichever of them reach the
-disk, whole or torn, its pages are intact. *Images*: some of those subsets are built and opened for real, must be
-exactly what the checkpoint says, and the log must lead from there to what it led to before.
+disk, whole or torn, its pages are intact. *Images*: such subsets of the writes are built. Each must be exactly
+what the checkpoint found with it says, and the log must lead from there to what it led to before.
+
+LMDB gets to see of an image its meta pages, as the real recovery leaves them, and what those can reach. Images
+that agree in these, in the checkpoint and in how far the log goes have one future, and the first of them is
+opened for real. That LMDB needs nothing else is not taken for granted: one more is opened at each moment with
+noise in half of the pages that it should not need.
 """
 
 import random
 import shutil
 from collections.abc import Iterator, Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.shim import pages
 from tests.shim.pages import PAGE
-from tests.shim.powercut import Always, Change, Directory, File, write
+from tests.shim.powercut import SECTOR, Always, Directory, File, write
 from zrep.options import Options
 from zrep.records import Record, Tip
 from zrep.storage import checkpoint
@@ -25,6 +29,7 @@ ALL_SUBSETS = 10
 """Up to so many unflushed writes every subset is built, if that many images are wanted."""
 SAMPLES = 256
 """Whoever wants so many images of a moment wants every subset."""
+_BLANK = bytes(PAGE)
 
 
 class Ruined(AssertionError):
@@ -37,6 +42,21 @@ class Entry(NamedTuple):
     name: str
     data: bytes
 
+    @property
+    def pages(self) -> range:
+        return range(self.at // PAGE, -(-(self.at + len(self.data)) // PAGE))
+
+    def over(self, page: bytes, number: int) -> bytes:
+        """Return what this write makes of a page."""
+        at = self.at - number * PAGE
+        return page[: max(at, 0)] + self.data[max(-at, 0) : PAGE - at] + page[at + len(self.data) :]
+
+    def sectors(self) -> Iterator["Entry"]:
+        at, end = self.at, self.at + len(self.data)
+        for start in range(at - at % SECTOR, end, SECTOR):
+            first, last = max(start, at), min(start + SECTOR, end)
+            yield self._replace(at=first, data=self.data[first - at : last - at])
+
 
 class Claim(NamedTuple):
     """A checkpoint that a crash may leave, and the pages it needs."""
@@ -45,11 +65,35 @@ class Claim(NamedTuple):
     pages: dict[int, bytes]
 
 
-class Never(random.Random):
-    """Chance that lets nothing happen."""
+class Subsets:
+    """A data file with any of some writes: bit n of `kept` says whether the nth reached the disk."""
 
-    def random(self) -> float:
-        return 1.0
+    def __init__(self, disk: Sequence[bytes], writes: Sequence[Entry]) -> None:
+        self.count = len(writes)
+        self._disk = list(disk)
+        self._changes: dict[int, list[tuple[int, Entry]]] = {}
+        """Which writes change a page, by their bits."""
+        for index, entry in enumerate(writes):
+            for number in entry.pages:
+                self._changes.setdefault(number, []).append((1 << index, entry))
+        self._masks = [(number, sum(bit for bit, _ in self._changes[number])) for number in sorted(self._changes)]
+        self._made: dict[tuple[int, int], bytes] = {}
+
+    def image(self, kept: int) -> list[bytes]:
+        image = self._disk.copy()
+        for number, mask in self._masks:
+            if mask & kept:
+                if number >= len(image):
+                    image += [_BLANK] * (number + 1 - len(image))
+                image[number] = self._made.get((number, mask & kept)) or self._make(number, mask & kept)
+        return image
+
+    def _make(self, number: int, kept: int) -> bytes:
+        page = self._disk[number] if number < len(self._disk) else _BLANK
+        for bit, entry in self._changes[number]:
+            if bit & kept:
+                page = entry.over(page, number)
+        return self._made.setdefault((number, kept), page)
 
 
 class Wreckage:
@@ -58,30 +102,33 @@ class Wreckage:
     def __init__(self, path: Path, log: Sequence[Record], options: Options, rng: random.Random, *, argue: bool) -> None:
         """`argue=False`: only images are looked at."""
         self.path, self.log, self.options, self.rng, self.argue = path, log, options, rng, argue
-        self.counts = {"moments": 0, "images": 0, "checkpoints": 0, "went back": 0}
-        self.files = Directory()
-        self.data = bytearray((path / "before" / "data.mdb").read_bytes())
+        self.counts = dict.fromkeys(("moments", "checkpoints", "all", "sampled", "images", "opened", "went back"), 0)
+        self.disk = pages.split((path / "before" / "data.mdb").read_bytes())
+        """The data file as it was flushed."""
+        self.data = list(self.disk)
         """The data file as the system shows it: with all writes."""
         self.unflushed: list[Entry] = []
         """The writes to it that a crash may leave, lose or tear."""
-        for name in ("data.mdb", "checkpoint"):
-            file = File()
-            file.flushed = bytearray((path / "before" / name).read_bytes())
-            self.files.flushed[name] = file
+        self.files = Directory()
+        """All others."""
+        self.files.flushed["checkpoint"] = file = File()
+        file.flushed = bytearray((path / "before" / "checkpoint").read_bytes())
         self.pinned: dict[int, Claim] = {}
         self.claims: list[Claim] = []
         first = checkpoint.load(path / "before" / "checkpoint")
         assert first is not None
         self._note_pin(first.tip.lsn, first.page)
-        self._claim(bytes(self._file("checkpoint").flushed))
+        self._claim(bytes(file.flushed))
         self.digests: dict[int, str] = {}
         self.end = 0
+        self._opened: set[tuple[Any, ...]] = set()
+        self._recovered: dict[tuple[Any, ...], list[bytes]] = {}
 
     def report(self) -> dict[str, Any]:
-        return dict(self.counts)
+        return {**self.counts, "distinct": len(self._opened)}
 
     def examine(self, points: int, images: int) -> None:
-        """Check every moment for all subsets, and at about `points` of them `images` real ones, or all if few."""
+        """Check every moment by the argument, and at about `points` of them so many images, or all if few."""
         entries = list(read_trace(self.path / "trace"))
         self.digests = {int(words[1]): words[2] for entry in entries if (words := _marked(entry, "applied"))}
         chance = points / max(sum(entry.op != "M" for entry in entries), 1)
@@ -90,7 +137,7 @@ class Wreckage:
             if entry.op != "M":
                 self.counts["moments"] += 1
                 if self.rng.random() < chance:
-                    self._open_images(images)
+                    self._look(images)
 
     def _file(self, name: str) -> File:
         file = self.files.names[name]
@@ -111,16 +158,16 @@ class Wreckage:
             self.claims = self.claims[-1:]
         elif name.startswith("lock.mdb"):
             return
+        elif name == "data.mdb" and entry.op == "W":
+            self._written(entry)
+        elif name == "data.mdb" and entry.op == "F":
+            self.disk, self.unflushed = self.data.copy(), []
         elif entry.op == "W":
             if name not in self.files.names:
                 self.files.since.append({name: File()})
             self._file(name).since.append(write(entry.data, entry.at))
-            if name == "data.mdb":
-                self._written(entry)
         elif entry.op == "F":
             self._file(name).flush()
-            if name == "data.mdb":
-                self.unflushed = []
         elif entry.op == "R":
             moved = self._file(name)
             self.files.since.append({name: None, entry.data.decode(): moved})
@@ -130,75 +177,113 @@ class Wreckage:
 
     def _note_pin(self, lsn: int, meta: bytes) -> None:
         """Remember what the snapshot of this meta page reaches, as it is now."""
-        numbers = pages.reachable(self.data, meta)
-        contents = {number: bytes(self.data[number * PAGE : (number + 1) * PAGE]) for number in numbers}
+        contents = {number: self.data[number] for number in pages.reachable(self.data, meta)}
         self.pinned[pages.txnid(meta)] = Claim(lsn, contents)
 
     def _claim(self, saved: bytes) -> None:
         """A checkpoint has its name: a crash may leave it from now on, so its pages must be on the disk."""
         self.counts["checkpoints"] += 1
+        if not self.argue:
+            return
         place = self.path / "saved"
         place.write_bytes(saved)
         snapshot = checkpoint.load(place)
         assert snapshot is not None
-        if not self.argue:
-            self.claims.append(Claim(snapshot.tip.lsn, {}))
-            return
         claim = self.pinned.get(pages.txnid(snapshot.page))
         if claim is None or claim.lsn != snapshot.tip.lsn:
             raise Ruined(f"the checkpoint of LSN {snapshot.tip.lsn} has the meta page of another snapshot")
         if snapshot.clean:  # the file is used as it is, meta pages and all
-            metas = {slot: bytes(self.data[slot * PAGE : (slot + 1) * PAGE]) for slot in (0, 1)}
-            claim = Claim(claim.lsn, {**claim.pages, **metas})
-        flushed = self._file("data.mdb").flushed
+            claim = Claim(claim.lsn, {**claim.pages, 0: self.data[0], 1: self.data[1]})
         for number, content in claim.pages.items():
-            if flushed[number * PAGE : (number + 1) * PAGE] != content:
+            if self.disk[number : number + 1] != [content]:
                 raise Ruined(f"page {number} of the checkpoint of LSN {claim.lsn} is not flushed when it is saved")
         for entry in self.unflushed:
             _spares(entry, claim)
         self.claims.append(claim)
 
     def _written(self, entry: Entry) -> None:
-        stop = entry.at + len(entry.data)
-        self.data.extend(bytes(max(stop - len(self.data), 0)))
-        self.data[entry.at : stop] = entry.data
+        self.data += [_BLANK] * (entry.pages.stop - len(self.data))
+        for number in entry.pages:
+            self.data[number] = entry.over(self.data[number], number)
         self.unflushed.append(entry)
         for claim in self.claims:
             _spares(entry, claim)
 
     # Images.
 
-    def _open_images(self, images: int) -> None:
-        for image in self._subsets(images):
-            shutil.rmtree(self.path / "image", ignore_errors=True)
-            (self.path / "image" / "data").mkdir(parents=True)
-            (self.path / "image" / "data" / "data.mdb").write_bytes(image)
-            (self.path / "image" / "data" / "lock.mdb").write_bytes(self.rng.randbytes(8192))
-            names = self.files.after(self.rng.randint(0, len(self.files.since)))
-            for name, file in names.items():
-                if name != "data.mdb":
-                    assert isinstance(file, File)
-                    (self.path / "image" / name).write_bytes(file.image(self.rng))
-            self.counts["images"] += 1
-            self._open(self.path / "image" / "data")
+    def _look(self, images: int) -> None:
+        """Look at images of this moment, with each checkpoint that may be found: some of the writes, and torn ones."""
+        some = Subsets(self.disk, self.unflushed)
+        torn = Subsets(self.disk, [sector for entry in self.unflushed for sector in entry.sectors()])
+        every = some.count <= ALL_SUBSETS and (1 << some.count <= images or images >= SAMPLES)
+        self.counts["all" if every else "sampled"] += 1
+        found = list(self._checkpoints())
+        for saved in found:
+            for kept in range(1 << some.count) if every else self._chosen(some, images):
+                self._check(some.image(kept), saved)
+            for kept in self._chosen(torn, -(-images // 4)):
+                self._check(torn.image(kept), saved)
+        (kept,) = self._chosen(some, 1)
+        self._check(some.image(kept), self.rng.choice(found), noise=True)
 
-    def _subsets(self, images: int) -> Iterator[bytes]:
-        """Yield the data file with subsets of its unflushed writes: every one, or some, and some torn."""
-        file = self._file("data.mdb")
-        if len(file.since) <= ALL_SUBSETS and (1 << len(file.since) <= images or images >= SAMPLES):
-            yield from (_image(file, kept) for kept in product((False, True), repeat=len(file.since)))
-        else:
-            for _ in range(images):
-                yield _image(file, [self.rng.random() < 0.5 for _ in file.since])
-        yield from (file.image(self.rng) for _ in range(-(-images // 4)))
+    def _chosen(self, subsets: Subsets, count: int) -> Iterator[int]:
+        return (self.rng.getrandbits(subsets.count) for _ in range(count))
 
-    def _open(self, path: Path) -> None:
-        """Open an image: it must be a checkpoint that may be found now, exactly, and the log must go on from it."""
+    def _checkpoints(self) -> Iterator[bytes]:
+        """Yield each file `checkpoint` that a crash may leave."""
+        found: set[File] = set()
+        for count in range(len(self.files.since) + 1):
+            file = self.files.after(count)["checkpoint"]
+            assert isinstance(file, File)
+            if file not in found:
+                found.add(file)
+                yield file.image(self.rng)
+
+    def _check(self, image: list[bytes], saved: bytes, *, noise: bool = False) -> None:
+        self.counts["images"] += 1
+        metas = self._recover(image, saved)
+        try:
+            needed = pages.reachable(image, pages.newest_meta(metas))
+        except pages.Broken:
+            needed = list(range(len(image)))
+        seen = (self.end, saved, *metas, *[image[number] for number in needed])
+        if noise:
+            for number in {*range(2, len(image))}.difference(needed):
+                if self.rng.random() < 0.5:
+                    image[number] = self.rng.randbytes(PAGE)
+        elif seen in self._opened:
+            return
+        self._opened.add(seen)
+        self._open(image, saved)
+
+    def _recover(self, image: list[bytes], saved: bytes) -> list[bytes]:
+        """Return the meta pages after the recovery, which has nothing but them and the file's size."""
+        facts = (saved, *image[:2], len(image))
+        if facts not in self._recovered:
+            path = self._lay_out(image[:2] + [_BLANK] * (len(image) - 2), saved)
+            checkpoint.recover(path)
+            self._recovered[facts] = pages.split((path / "data.mdb").read_bytes()[: 2 * PAGE])
+        return self._recovered[facts]
+
+    def _lay_out(self, image: Sequence[bytes], saved: bytes) -> Path:
+        path = self.path / "image" / "data"
+        shutil.rmtree(path.parent, ignore_errors=True)
+        path.mkdir(parents=True)
+        (path / "data.mdb").write_bytes(b"".join(image))
+        for stray in (path / "lock.mdb", path.with_name("checkpoint.tmp")):
+            stray.write_bytes(self.rng.randbytes(8192))
+        checkpoint.path_of(path).write_bytes(saved)
+        return path
+
+    def _open(self, image: Sequence[bytes], saved: bytes) -> None:
+        """Open an image: it must be the checkpoint that is found, exactly, and the log must go on from it."""
+        path = self._lay_out(image, saved)
+        snapshot = checkpoint.load(checkpoint.path_of(path))
+        assert snapshot is not None
+        lsn = snapshot.tip.lsn
         store = Store(path, self.options)
-        lsn = store.applied.tip.lsn
-        if lsn not in {claim.lsn for claim in self.claims}:
-            raise Ruined(f"the store stands at LSN {lsn}, its checkpoints are of {[c.lsn for c in self.claims]}")
         self._compare(store, lsn)
+        self.counts["opened"] += 1
         self.counts["went back"] += lsn < self.end
         store.apply(self.log[lsn : self.end])
         self._compare(store, self.end)
@@ -214,21 +299,10 @@ class Wreckage:
 
 def _spares(entry: Entry, claim: Claim) -> None:
     """Check that a write, whole or torn, changes nothing that the checkpoint needs."""
-    stop = entry.at + len(entry.data)
-    for number in range(entry.at // PAGE, -(-stop // PAGE)):
+    for number in entry.pages:
         content = claim.pages.get(number)
-        if content is not None:
-            first, last = max(entry.at, number * PAGE), min(stop, (number + 1) * PAGE)
-            if entry.data[first - entry.at : last - entry.at] != content[first - number * PAGE : last - number * PAGE]:
-                raise Ruined(f"page {number} of the checkpoint of LSN {claim.lsn} is written over")
-
-
-def _image(file: File, kept: Sequence[bool]) -> bytes:
-    data = bytearray(file.flushed)
-    changes: Iterator[tuple[Change, bool]] = zip(file.since, kept, strict=True)
-    for change, happens in changes:
-        change(data, Always() if happens else Never())
-    return bytes(data)
+        if content is not None and entry.over(content, number) != content:
+            raise Ruined(f"page {number} of the checkpoint of LSN {claim.lsn} is written over")
 
 
 def _marked(entry: Entry, word: str) -> list[str]:
