@@ -21,7 +21,7 @@ from zrep.errors import ProtocolError
 from zrep.ids import Lsn, SiteId
 from zrep.messages import FIELDS, Message, Type
 from zrep.ports import Applied, Meta
-from zrep.records import HEADER, Config, Kind, Op, Record, Txn, content_crc
+from zrep.records import CONTENT, HEADER, Config, Kind, Op, Record, Txn, content_crc
 from zrep.schema import INT_LIMIT, ITEMS_LIMIT, Wrong, group_id, integer, integers, optional, plain, session_id, site_id
 from zrep.schema import struct as schema
 
@@ -151,7 +151,7 @@ def decode_record(raw: bytes) -> Record:
         raise ProtocolError(f"record {lsn} is of unknown kind {code}: a newer zrep wrote it")
     if not 0 < lsn < INT_LIMIT or gen >= INT_LIMIT or prev_gen > gen or time_ms >= INT_LIMIT:
         raise ProtocolError(f"record header out of range: lsn {lsn}, gen {gen} after {prev_gen}")
-    if content_crc(lsn, gen, prev_gen, time_ms, code, raw[HEADER.size :]) != crc:
+    if content_crc(raw[: CONTENT.size], raw[HEADER.size :]) != crc:
         raise ProtocolError(f"record {lsn} of gen {gen} is damaged: its checksum does not match")
     return Record(lsn, gen, prev_gen, time_ms, kind, chain, raw)
 

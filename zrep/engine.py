@@ -46,6 +46,8 @@ from zrep.writing import Write, Writing
 
 ARRIVALS_PER_TURN = 256
 MAINTENANCE_MS = 10_000
+APPLY_MS = 5
+"""So long a client may leave what is permanent unapplied while records keep coming and nobody waits for them."""
 
 _T = TypeVar("_T")
 
@@ -127,6 +129,8 @@ class Engine:
         """Nothing of the engine's own is due before: see `_own_deadline`."""
         self._stirred = False
         """Whether something happened in this turn that may have set an earlier one."""
+        self._apply_at: Nanoseconds | None = None
+        """When a client applies what it has left for later."""
         self._config = replica.config
         self._followed: tuple[Gen, SiteId | None] = (0, None)
 
@@ -277,13 +281,13 @@ class Engine:
             self._take_in(now, arrival)
         if self._calls or self._new_writes:
             self._take_inbox(now)
-        if self._can_advance:
+        if self._can_advance(now):
             self._advance(now)
         self.transport.tick(now)
         if due:
             replica.tick(now, drained=len(arrivals) < ARRIVALS_PER_TURN)
         self._perform(now)
-        if self._can_advance:
+        if self._can_advance(now):
             self._advance(now)
         self._commits.settle(self.store.applied.tip.lsn)
         if self._reads:
@@ -312,6 +316,7 @@ class Engine:
             self.transport.deadline(),
             self._commits.deadline,
             self.store.checkpoints.deadline,
+            self._apply_at,
         ):
             if at is not None and at < deadline:
                 deadline = at
@@ -408,16 +413,25 @@ class Engine:
 
     # Writes: run here, or forwarded.
 
-    @property
-    def _can_advance(self) -> bool:
+    def _can_advance(self, now: Nanoseconds) -> bool:
         """Whether the machine, or a writer, has moved on since the last `_advance`."""
         state = self.replica.state
-        if state.perm != self.store.applied.tip.lsn or state.gen != self._followed[0]:
+        if state.gen != self._followed[0] or self.replica.master != self._followed[1] or self._writing.can_advance:
             return True
-        return self._writing.can_advance or self.replica.master != self._followed[1]
+        return state.perm != self.store.applied.tip.lsn and not self._applies_later(now)
+
+    def _applies_later(self, now: Nanoseconds) -> bool:
+        """Whether a client leaves permanent records for a moment: more is coming, one transaction takes all of it."""
+        state = self.replica.state
+        if state.role is Role.MASTER or state.perm == self.log.tip.lsn or self._applied_waits:
+            return False
+        if self._apply_at is None:
+            self._apply_at = now + APPLY_MS * MILLISECOND
+        return now < self._apply_at
 
     def _advance(self, now: Nanoseconds) -> None:
         """Move on what is written and applied."""
+        self._apply_at = None
         followed = (self.replica.gen, self.replica.master)
         if followed != self._followed:
             self._followed = followed

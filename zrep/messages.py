@@ -142,8 +142,10 @@ class Log(NamedTuple):
 
     perm: Lsn
     stamp: Nanoseconds
-    last: tuple[Gen, Lsn] = (0, 0)
-    """With PULL: the server's last position."""
+    last_gen: Gen = 0
+    """With PULL: the gen of the server's last record."""
+    last_lsn: Lsn = 0
+    """With PULL: that record's LSN."""
 
 
 class LogReq(NamedTuple):

@@ -20,7 +20,9 @@ from typing import Any, NamedTuple
 from zrep.ids import Gen, Lsn, Position, SiteId
 
 HEADER = struct.Struct("<QQQQBII")
-_CONTENT = struct.Struct("<QQQQB")
+CONTENT = struct.Struct("<QQQQB")
+"""What of the header the CRC covers."""
+_CHAINED = struct.Struct("<II")
 _CRC = struct.Struct("<I")
 
 
@@ -67,8 +69,9 @@ class Tip(NamedTuple):
         return Position(self.gen, self.lsn)
 
 
-def content_crc(lsn: Lsn, gen: Gen, prev_gen: Gen, time_ms: int, kind: int, payload: bytes) -> int:
-    return zlib.crc32(payload, zlib.crc32(_CONTENT.pack(lsn, gen, prev_gen, time_ms, kind)))
+def content_crc(head: bytes, payload: bytes) -> int:
+    """Return the CRC of a record whose header begins with `head`, up to its kind."""
+    return zlib.crc32(payload, zlib.crc32(head))
 
 
 def next_chain(prev_chain: int, crc: int) -> int:
@@ -78,9 +81,10 @@ def next_chain(prev_chain: int, crc: int) -> int:
 def make_record(tip: Tip, gen: Gen, time_ms: int, kind: Kind, payload: bytes) -> Record:
     """Build the record that follows `tip`."""
     lsn = tip.lsn + 1
-    crc = content_crc(lsn, gen, tip.gen, time_ms, kind, payload)
+    head = CONTENT.pack(lsn, gen, tip.gen, time_ms, kind)
+    crc = content_crc(head, payload)
     chain = next_chain(tip.chain, crc)
-    raw = HEADER.pack(lsn, gen, tip.gen, time_ms, kind, chain, crc) + payload
+    raw = b"".join((head, _CHAINED.pack(chain, crc), payload))
     return Record(lsn, gen, tip.gen, time_ms, kind, chain, raw)
 
 

@@ -396,7 +396,7 @@ class Following:
         record that is permanent, or may yet become so, is then in the server's log.
         """
         state = self.state
-        server = Position(*fields.last)
+        server = Position(fields.last_gen, fields.last_lsn)
         if state.hears_master or state.role is Role.MASTER or server < state.position:
             return IGNORE
         grown = False

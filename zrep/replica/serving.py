@@ -42,7 +42,7 @@ class Serving:
         """Send records `lsn`..`last`, up to the limit; the last message says LOG_END or MORE."""
         state = self.state
         left = min(limit_bytes, state.options.limit_bytes)
-        fields = Log(0, 0, (state.position.gen, state.position.lsn)) if pull else Log(state.perm, 0)
+        fields = Log(0, 0, *state.position) if pull else Log(state.perm, 0)
         base = Flag.PULL if pull else Flag.NONE
         while lsn <= last:
             records = tuple(state.log.read(lsn, last, state.options.bulk_bytes))

@@ -32,6 +32,7 @@ class Image:
         self.store = store
         self.applied = store.applied
         self.catalogue = store.catalogue
+        self.sessions_until_ms = store.sessions_until_ms
         self._created: list[int] = []
         self._nbytes = _PAGES * _PAGE
         self.txn: lmdb.Transaction = store.begin_write(store.main)
@@ -61,7 +62,9 @@ class Image:
         for txn in txns:
             if txn.session:
                 sessions.note(self.txn, self.store.bookkeeping, txn.session, txn.seq, record)
-        sessions.expire(self.txn, self.store.bookkeeping, record.time_ms)
+                self.sessions_until_ms = min(self.sessions_until_ms, record.time_ms + sessions.KEPT_MS)
+        if record.time_ms > self.sessions_until_ms:
+            self.sessions_until_ms = sessions.expire(self.txn, self.store.bookkeeping, record.time_ms)
 
     def perform(self, ops: Iterable[Sequence[Any]]) -> None:
         """Replay captured operations."""
@@ -104,7 +107,7 @@ class Image:
         except lmdb.Error:
             self.abort()
             raise
-        self.store.became(self.applied, self.catalogue, self._nbytes)
+        self.store.became(self, self._nbytes)
 
     def abort(self) -> None:
         """Forget it: the store stays what it was."""

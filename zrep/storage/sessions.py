@@ -11,7 +11,7 @@ everywhere: every site forgets the same ones at the same record.
 
 import struct
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lmdb
 
@@ -20,6 +20,7 @@ from zrep.records import Record
 
 KEPT_MS = 3_600_000
 """An entry lives for an hour of records' time: ten times longer than any request waits."""
+NEVER = 1 << 64
 
 _ENTRY = struct.Struct("<QQQQ")
 _TIME = struct.Struct(">Q")
@@ -68,10 +69,14 @@ def note(txn: "lmdb.Transaction", db: "lmdb._Database", session: str, seq: int, 
     txn.put(b"t" + _TIME.pack(record.time_ms) + key, b"", db=db)
 
 
-def expire(txn: "lmdb.Transaction", db: "lmdb._Database", time_ms: int) -> None:
-    """Forget the entries that are older than `time_ms` allows."""
-    oldest = b"t" + _TIME.pack(max(time_ms - KEPT_MS, 0))
+def expire(txn: "lmdb.Transaction[Any]", db: "lmdb._Database", time_ms: int) -> int:
+    """Forget the entries that are older than `time_ms` allows; return when the next one will be, or NEVER."""
     with txn.cursor(db) as cursor:
-        while cursor.set_range(b"t") and b"t" <= (key := bytes(cursor.key())) < oldest:
+        while cursor.set_range(b"t"):
+            key = bytes(cursor.key())
+            (noted_ms,) = _TIME.unpack_from(key, 1)
+            if noted_ms >= time_ms - KEPT_MS:
+                return int(noted_ms) + KEPT_MS
             cursor.delete()
             txn.delete(b"s" + key[1 + _TIME.size :], db=db)
+    return NEVER

@@ -70,6 +70,8 @@ class Store:
             self.bookkeeping = self.env.open_db(b"__zrep", create=False)  # writes nothing
             with self.env.begin() as txn:
                 written = txn.get(APPLIED, db=self.bookkeeping)
+        self.sessions_until_ms = 0
+        """No session has to be forgotten before a record of that time; perhaps not then, either."""
         self.applied = self._decode(written) if written is not None else Applied()
         if restored not in (None, self.applied.tip):
             raise StorageError(
@@ -145,10 +147,11 @@ class Store:
             raise
         return image
 
-    def became(self, applied: Applied, catalogue: Catalogue, nbytes: int) -> None:
+    def became(self, image: Image, nbytes: int) -> None:
         """Note what an image's commit has made of the store, and about how much it wrote."""
-        reconfigured = applied.config is not self.applied.config
-        self.applied, self.catalogue = applied, catalogue
+        reconfigured = image.applied.config is not self.applied.config
+        self.applied, self.catalogue = image.applied, image.catalogue
+        self.sessions_until_ms = image.sessions_until_ms
         self.checkpoints.wrote(nbytes)
         if reconfigured:  # opening asks the store, before it has the log, who votes and whether the log was flushed
             self.checkpoints.hasten()
