@@ -125,8 +125,8 @@ class Writing:
         elif replica.role is Role.MASTER:
             self._end_group()
             if self._group is None:
-                self._commits.settle(self._store.applied.tip.lsn)  # who waits is told before the next group is made
                 self._open_group()
+                self._commits.settle(self._store.applied.tip.lsn)  # who is told so may write at once
             self._run_queue(now)
             self._seal(now)
 
