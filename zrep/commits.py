@@ -38,8 +38,9 @@ class Ticket:
         self._answer = answer
         self._result: CommitResult | None = None
         self._error: Exception | None = None
-        self._done = threading.Lock()
-        self._done.acquire()
+        if answer is None:
+            self._done = threading.Lock()
+            self._done.acquire()
 
     def wait(self) -> CommitResult:
         """Block until the engine has decided; it does so by `deadline`."""
@@ -138,7 +139,7 @@ class Commits:
         waiting = []
         result: CommitResult | None = None
         for ticket in flight.tickets:
-            if self._enough(ticket, permanent, reigns, holders):
+            if (permanent and ticket.policy is AckPolicy.QUORUM) or self._enough(ticket, permanent, reigns, holders):
                 if result is None:
                     token = CommitToken(gen, lsn, self._site)
                     result = CommitResult(token, permanent, holders, replica.config.durability)

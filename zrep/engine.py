@@ -454,16 +454,15 @@ class Engine:
     def _sort_writes(self, now: Nanoseconds) -> None:
         """Take new writes from the inbox: a master runs them, a client forwards them."""
         new = self._new_writes
-        for _ in range(len(new)):
-            batch, ticket = new.popleft()
-            if self.replica.role is Role.MASTER:
-                self._writing.add(Write(batch, "", 0, ticket))
-            else:
-                self._forwarding.add(batch, ticket, now)
+        if self.replica.role is Role.MASTER:
+            self._writing.add([Write(*new.popleft()) for _ in range(len(new))])
+        else:
+            for _ in range(len(new)):
+                self._forwarding.add(*new.popleft(), now)
 
     def run(self, batch: Batch, session: str, seq: int, ticket: Ticket) -> None:
         """Run a request of a session, or of a foreign program; on the engine's thread, at the master."""
-        self._writing.add(Write(batch, session, seq, ticket))
+        self._writing.add([Write(batch, ticket, session, seq)])
 
     def _master_changed(self) -> None:
         """Somebody else is master, or nobody: what waits to run here is sent to where it belongs."""

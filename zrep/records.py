@@ -236,6 +236,7 @@ def note(ops: list[list[Any]], code: Op, db: bytes | None, *operands: Any) -> No
 
 def join(ops: list[list[Any]], more: Sequence[list[Any]]) -> None:
     """Append operations to others, as if they had been noted there."""
-    for code, db, *operands in more[:1]:
-        note(ops, code, db, *operands)
-    ops += more[1:]
+    if ops and more and more[0][0] in REPEATED and more[0][:2] == ops[-1][:2]:
+        ops[-1] += more[0][2:]
+        more = more[1:]
+    ops += more

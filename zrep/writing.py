@@ -8,7 +8,7 @@ engine's thread's.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from zrep.commit import Batch
@@ -34,9 +34,9 @@ class Write(NamedTuple):
     """A batch for the master to run, from this site, another one, or a foreign client."""
 
     batch: Batch
-    session: str
-    seq: int
     ticket: Ticket
+    session: str = ""
+    seq: int = 0
 
 
 class Writing:
@@ -104,9 +104,9 @@ class Writing:
         """
         self._gathering.append(ticket)
 
-    def add(self, write: Write) -> None:
-        """Queue a batch."""
-        self._queue.append(write)
+    def add(self, writes: Iterable[Write]) -> None:
+        """Queue batches."""
+        self._queue += writes
 
     def take_queue(self) -> deque[Write]:
         """Hand out what has not run: this site is not master any more."""
@@ -230,17 +230,18 @@ class Writing:
         self.writers.leave_at_once()
 
     def _run(self, group: Group, write: Write) -> None:
-        ticket, name, merged = write.ticket, (write.session, write.seq), group.merged
+        batch, ticket, session, seq = write
+        merged = group.merged
         try:
-            if name in self._refused:
-                raise self._refused[name]
-            answer = group.run_batch(write.batch, write.session, write.seq)
+            if session and (session, seq) in self._refused:
+                raise self._refused[session, seq]
+            answer = group.run_batch(batch, session, seq)
         except Exception as error:
             # What it saw may rest on records that are not permanent: it is told when they are.
             ticket.verdict, ticket.wrote = error, False
             self._gathering.append(ticket)
-            if write.session:
-                self._remember_refusal(name, error)
+            if session:
+                self._remember_refusal((session, seq), error)
             return
         if answer.verdict is Verdict.UNKNOWN:
             ticket.reject(UnknownOutcomeError("this session is not remembered: the write may have happened"))
