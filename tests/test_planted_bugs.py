@@ -178,7 +178,7 @@ def pull_cuts_for_a_worse_log(patch: pytest.MonkeyPatch) -> None:
     """R13: a pull cuts what the server has not, whether or not the server's log is the better one."""
 
     def on_pulled(self: following.Following, message: Message, fields: Any) -> Result:
-        return original(self, message, fields._replace(last=(1 << 40, 1)))
+        return original(self, message, fields._replace(last_gen=1 << 40, last_lsn=1))
 
     original = following.Following._on_pulled
     patch.setattr(following.Following, "_on_pulled", on_pulled)
