@@ -107,8 +107,8 @@ class Environment:
         on LMDB's writer lock, for its turn. `timeout_ms` limits the wait: NoMasterError; NotMasterError at
         a client site.
         """
-        if not (write or parent or token or linearizable):
-            return self._begin_read(db or self.main, None, False, buffers)
+        if not (write or parent or buffers or token or linearizable):
+            return self._begin_read(db or self.main)
         if token is not None:
             self.engine.wait_applied(token.position, self._timeout(timeout_ms))
         if linearizable:
