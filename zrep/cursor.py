@@ -36,7 +36,7 @@ class Cursor(metaclass=ABCMeta):  # noqa: B024 - so that lmdb's own cursors are 
     def __init__(self, db: "lmdb._Database", txn: "Transaction") -> None:
         self._child = child = txn.child
         with child.lock:
-            inner = child.txn or child.refuse()
+            inner = child.txn or child.look()
             self._name = child.name(db)
             self._cursor: lmdb.Cursor[Any] = inner.cursor(db)
         self.db = db

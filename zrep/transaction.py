@@ -68,7 +68,7 @@ class Transaction(metaclass=ABCMeta):  # noqa: B024 - so that lmdb's own transac
 
     def __enter__(self) -> "Transaction":
         with self.child.lock:
-            if self.child.txn is None:
+            if not self.child.open:
                 self.child.refuse()
         return self
 
@@ -78,7 +78,7 @@ class Transaction(metaclass=ABCMeta):  # noqa: B024 - so that lmdb's own transac
         child = self.child
         if kind is not None:
             child.abort()
-        elif child.txn is not None or child.revoked is not None:
+        elif child.open or child.revoked is not None:
             self.commit()
 
     def __del__(self) -> None:
@@ -122,7 +122,7 @@ class Transaction(metaclass=ABCMeta):  # noqa: B024 - so that lmdb's own transac
         """Return the first value of `key`, or `default`."""
         child = self.child
         with child.lock:
-            txn = child.txn or child.refuse()
+            txn = child.txn or child.look()
             db = self._db if db is None else db
             child.name(db)
             return txn.get(key, default, db)
@@ -169,7 +169,7 @@ class Transaction(metaclass=ABCMeta):  # noqa: B024 - so that lmdb's own transac
         """Return the database's statistics, as lmdb does."""
         child = self.child
         with child.lock:
-            txn = child.txn or child.refuse()
+            txn = child.txn or child.look()
             db = self._db if db is None else db
             child.name(db)
             return dict(txn.stat(db))  # type: ignore[arg-type]
@@ -177,7 +177,7 @@ class Transaction(metaclass=ABCMeta):  # noqa: B024 - so that lmdb's own transac
     def id(self) -> int:
         """Return LMDB's own number of the transaction; the transactions of a group have the same."""
         with self.child.lock:
-            return (self.child.txn or self.child.refuse()).id()
+            return (self.child.txn or self.child.look()).id()
 
 
 Transaction.register(lmdb.Transaction)

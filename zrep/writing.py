@@ -84,7 +84,7 @@ class Writing:
         group, reigns = self._group, self._replica.role is Role.MASTER
         if group is None or not reigns or self._gen != self._replica.gen:
             return reigns or group is not None
-        return group.phase is Phase.OPEN and bool(group.merged or self._queue or self._gathering)
+        return group.lags or (group.phase is Phase.OPEN and bool(group.merged or self._queue or self._gathering))
 
     @property
     def waits(self) -> bool:
@@ -127,6 +127,8 @@ class Writing:
             if self._group is None:
                 self._open_group()
                 self._commits.settle(self._store.applied.tip.lsn)  # who is told so may write at once
+            elif self._group.lags:
+                self._group.catch_up()  # its record is on its way
             self._run_queue(now)
             self._seal(now)
 

@@ -106,8 +106,7 @@ def test_children_run_on_any_thread_and_see_one_another(bench: Bench) -> None:
 
     def second() -> None:
         child = group.begin()
-        assert child.txn is not None
-        assert child.txn.get(b"a") == b"1"
+        assert child.look().get(b"a") == b"1"
         child.abort()
 
     in_thread(first)
@@ -164,8 +163,7 @@ def test_a_tail_is_built_upon_and_becomes_visible_with_the_group(bench: Bench) -
     assert contents(bench.store) == []
     reign = bench.script.add(Kind.REIGN, codec.encode_reign(bench.store.applied.history.reigns[0].site))
     child = group.begin()
-    assert child.txn is not None
-    assert child.txn.get(b"a") == b"1"
+    assert child.look().get(b"a") == b"1"
     put(child, b"b", b"2")
     child.merge()
     payload = group.seal()

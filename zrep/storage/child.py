@@ -2,41 +2,50 @@
 
 Whatever changes data is an operation here, and each is captured only when it took effect, in a form that
 replays to the same bytes on every site. User transactions, cursors and batches all come through here.
+
+A put that replaces whatever is there has one outcome: LMDB need not be asked. So a transaction that begins
+with such puts *defers* them, and LMDB's transaction begins when something looks; often nothing does.
 """
 
 import sys
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import lmdb
 
 from zrep.commit import Batch
 from zrep.errors import ConflictError, ZrepError
+from zrep.options import KIB
 from zrep.records import Op, join, note
 from zrep.storage.catalogue import DUPSORT, INTEGER_KEY, KINDS, REVERSE_KEY, Catalogue, flag_bits
 from zrep.storage.failures import closed, databases_full, invalid_parameter, not_found
+from zrep.storage.image import put_pairs
 
 if TYPE_CHECKING:
     from zrep.storage.group import Group
 
 OP_BYTES = 24
 """What an operation costs in a record besides its key and value, about."""
+DEFERRED_BYTES = 64 * KIB
+"""So much one transaction may leave to the engine, which performs it in one go."""
+KEY_BYTES = 511
+"""LMDB's limit."""
 _UNKNOWN: Any = object()
 
 
 class Child:
     """A transaction of a group, or one nested in such a transaction.
 
-    Every use begins with `with child.lock: txn = child.txn or child.refuse()`: `txn` is the LMDB
-    transaction, None when this has ended or was revoked.
+    Every use begins with `with child.lock: txn = child.txn or child.look()`: `txn` is the LMDB
+    transaction, None while everything is deferred and when this has ended or was revoked.
     """
 
     def __init__(
         self,
         group: "Group",
         outer: "Child | None",
-        txn: "lmdb.Transaction",
+        txn: "lmdb.Transaction | None",
         catalogue: Catalogue,
         buffers: bool,
         leave: Callable[[], None] | None,
@@ -45,13 +54,15 @@ class Child:
         self.lock = group.lock
         self.outer = outer
         self.inner: Child | None = None
-        self.txn: lmdb.Transaction | None = txn
+        self.txn = txn
+        self.open = True
+        """Whether it has neither ended nor was revoked."""
         self.catalogue = catalogue
         self.buffers = buffers
         self.ops: list[list[Any]] = []
         self.nbytes = 0
         self._limit = group.record_bytes
-        self._lmdb: lmdb.Transaction | None = txn
+        self._lmdb = txn
         self._leave = leave
         self._error: ZrepError | None = None
 
@@ -62,13 +73,15 @@ class Child:
         try:
             return self.catalogue.names[id(db)]
         except KeyError:
-            (self.txn or self.refuse()).stat(db)  # raises for another environment's handle, and for no handle
+            (self.txn or self.look()).stat(db)  # raises for another environment's handle, and for no handle
             raise invalid_parameter("the database of this handle was dropped") from None
 
     def put(self, db: "lmdb._Database", key: Any, value: Any, dupdata: bool, overwrite: bool, append: bool) -> bool:
         """Store a pair, as lmdb.Transaction.put does."""
         with self.lock:
-            txn = self.txn or self.refuse()
+            if self.txn is None and self.open and overwrite and not append and self._defer(db, key, value):
+                return True
+            txn = self.txn or self.look()
             name = self.catalogue.names.get(id(db), _UNKNOWN)
             if name is _UNKNOWN:
                 self.name(db)
@@ -81,10 +94,37 @@ class Child:
                 self.note_put(name, key, value)
             return stored
 
+    def _defer(self, db: "lmdb._Database", key: Any, value: Any) -> bool:
+        """Capture a put without performing it, if LMDB would certainly do it; False if it is to be asked."""
+        if type(key) is not bytes or type(value) is not bytes or not 0 < len(key) <= KEY_BYTES:
+            return False
+        name = self.catalogue.plain_names.get(id(db), _UNKNOWN)
+        if name is _UNKNOWN or self.nbytes + len(key) + len(value) > DEFERRED_BYTES:
+            return False
+        note(self.ops, Op.PUT, name, key, value)
+        self.nbytes += len(key) + len(value) + OP_BYTES
+        return True
+
+    def look(self) -> "lmdb.Transaction":
+        """Begin LMDB's transaction, and perform in it what was deferred; or raise why there cannot be one any more.
+
+        Raises lmdb.MapFullError when the map is too small for that. Called under the lock.
+        """
+        if not self.open:
+            self.refuse()
+        self.txn = self._lmdb = txn = self.group.look(self.buffers)
+        try:
+            for _, name, *operands in self.ops:
+                put_pairs(txn, self.catalogue.handles[name], operands)
+        except lmdb.MapFullError:
+            self.group.store.outgrown = True
+            raise
+        return txn
+
     def delete(self, db: "lmdb._Database", key: Any, value: Any = b"") -> bool:
         """Delete a key, or with a value one duplicate, as lmdb.Transaction.delete does."""
         with self.lock:
-            txn = self.txn or self.refuse()
+            txn = self.txn or self.look()
             name = self.name(db)
             deleted = txn.delete(key, value, db)
             if deleted and value and flag_bits(db.flags()) & DUPSORT:
@@ -96,7 +136,7 @@ class Child:
     def drop(self, db: "lmdb._Database", delete: bool) -> None:
         """Empty a database; with `delete` also forget its name. The main one is only ever emptied, as in LMDB."""
         with self.lock:
-            txn = self.txn or self.refuse()
+            txn = self.txn or self.look()
             name = self.name(db)
             if delete and name is not None:
                 self.catalogue = self.group.store.slots.release(txn, self.catalogue, name)
@@ -108,7 +148,7 @@ class Child:
     def create(self, name: bytes, flags: int) -> "lmdb._Database":
         """Create a database, unless it exists, and return its handle. Raises lmdb.DbsFullError."""
         with self.lock:
-            txn = self.txn or self.refuse()
+            txn = self.txn or self.look()
             existing = self.catalogue.handles.get(name)
             if existing is not None:
                 return existing
@@ -126,7 +166,7 @@ class Child:
 
     def run(self, code: int, name: bytes | None, key: bytes, value: bytes | None) -> None:
         """Perform one operation of a batch. Raises ConflictError, and lmdb.NotFoundError for a missing database."""
-        txn = self.txn or self.refuse()
+        txn = self.txn or self.look()
         if code == Batch.CREATE:
             self.create(name or b"", int.from_bytes(value or b"", "big"))
             return
@@ -149,7 +189,7 @@ class Child:
                 )
 
     def _delete_range(self, db: "lmdb._Database", start: bytes, stop: bytes | None) -> None:
-        txn = self.txn or self.refuse()
+        txn = self.txn or self.look()
         order = key_order(db)
         with txn.cursor(db) as cursor:
             found = cursor.set_range(start)
@@ -179,7 +219,7 @@ class Child:
     def nest(self, buffers: bool) -> "Child":
         """Begin a transaction inside this one, which cannot be used until that one has ended."""
         with self.lock:
-            txn = self.txn or self.refuse()
+            txn = self.txn or self.look()
             nested = self.group.store.nest(txn, buffers)
             self.inner = Child(self.group, self, nested, self.catalogue, buffers, None)
             return self.inner
@@ -190,19 +230,21 @@ class Child:
         `merged` is called before the engine can see that the child has ended.
         """
         with self.lock:
-            txn = self.txn or self.refuse()
+            if not self.open:
+                self.refuse()
             try:
                 if self.inner is not None:
                     self.inner.abort()
                 if self.outer is None:
                     self.group.check_size(self.nbytes)
-                # A transaction in which LMDB failed must be aborted: committing it would take P along.
-                txn.get(b"?", db=self.group.store.bookkeeping)
-                txn.commit()
+                if self._lmdb is not None:
+                    # One in which LMDB failed must be aborted: committing it would take P along.
+                    self._lmdb.get(b"?", db=self.group.store.bookkeeping)
+                    self._lmdb.commit()
             except BaseException:
                 self.abort()
                 raise
-            self.txn = None
+            self.open, self.txn = False, None
             if self.outer is None:
                 self.group.take(self, session, seq)
                 try:
@@ -219,7 +261,7 @@ class Child:
     def abort(self) -> None:
         """Undo everything. Does nothing when it has ended."""
         with self.lock:
-            self.txn = None
+            self.open, self.txn = False, None
             if self.inner is not None:
                 self.inner.abort()
             if self._lmdb is not None:
@@ -239,7 +281,7 @@ class Child:
         """Let every further use, of nested transactions too, raise `error`. Any thread; ends nothing."""
         child: Child | None = self
         while child is not None:
-            child._error, child.txn = error, None
+            child._error, child.open, child.txn = error, False, None
             child = child.inner
 
     def abandon(self, error: ZrepError) -> None:
@@ -250,12 +292,17 @@ class Child:
             child.lock, child._lmdb, child._leave = threading.RLock(), None, None
             child = child.inner
 
-    def refuse(self) -> "lmdb.Transaction":
+    def refuse(self) -> NoReturn:
         """Raise the reason why there is no transaction any more, having ended it if it was revoked."""
         self.abort()
         if self._error is not None:
             raise self._error
         raise closed()
+
+    @property
+    def looked(self) -> bool:
+        """Whether it had LMDB's transaction, and so performed all that was deferred before it."""
+        return self._lmdb is not None
 
     @property
     def revoked(self) -> ZrepError | None:

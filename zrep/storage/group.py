@@ -7,7 +7,9 @@ a nested LMDB transaction that sees all before it, whose operations are captured
     in flight   sealed: its payload is in the log, no child can begin
     ended       committed when its record is permanent, or aborted
 
-so nothing that might be rolled back ever enters a committed LMDB transaction. Aborting P while a thread is
+so nothing that might be rolled back ever enters a committed LMDB transaction. Puts that need no answer
+are *deferred*: captured only, and performed in P when somebody looks, or by the engine after the seal, all
+at once, while the record is on its way. Aborting P while a thread is
 inside a child would crash the process, and touching P while a child lives is an error: so the engine
 touches P only when no child is open, and each operation of a child runs under a short lock and first sees
 whether it was revoked. LMDB wants P begun, committed and aborted by one thread, the engine's; nested
@@ -27,7 +29,8 @@ from zrep.errors import NotAppliedError, TxnTooLargeError, ZrepError, invariant
 from zrep.options import MIB
 from zrep.records import Kind, Op, Record, Txn, join, note
 from zrep.storage import sessions
-from zrep.storage.child import OP_BYTES, Child
+from zrep.storage.child import KEY_BYTES, OP_BYTES, Child
+from zrep.storage.image import put_pairs
 from zrep.storage.sessions import Answer, Verdict
 from zrep.storage.store import Store
 
@@ -35,8 +38,6 @@ FULL_BYTES = 16 * MIB
 """A group of more captured bytes takes no further child: a record stays within half a record of its limit."""
 FULL_PAGES = 8000
 """The same for pages that may be dirty: LMDB's limit is 131 072, but a huge commit blocks the engine."""
-KEY_BYTES = 511
-"""LMDB's limit."""
 _PAGE = 4096
 _RAN = Answer(Verdict.RUN)
 
@@ -62,6 +63,8 @@ class Group:
         self.merged = 0
         """How many transactions the group holds."""
         self._txns: list[Txn] = []
+        self._deferred: dict[bytes | None, list[Any]] = {}
+        """What is in `_txns` and not in P yet: pairs, by database."""
         self.child: Child | None = None
         self.tail = tuple(tail)
         self.out_of_slots = False
@@ -77,7 +80,12 @@ class Group:
     def full(self) -> bool:
         if self._nbytes >= min(FULL_BYTES, self.record_bytes // 2) or self._npages >= FULL_PAGES:
             return True
-        return self.out_of_slots and bool(self.merged)
+        return (self.out_of_slots or self.store.outgrown) and bool(self.merged)
+
+    @property
+    def lags(self) -> bool:
+        """Whether P lacks something that has been sealed: see `catch_up`."""
+        return bool(self._deferred) and self.phase is Phase.IN_FLIGHT
 
     def begin(self, buffers: bool = False) -> Child:
         """Begin a child. The caller is the writer (`Writers`), on any thread, and is not any more if this fails.
@@ -95,9 +103,47 @@ class Group:
 
     def _begin(self, buffers: bool, leave: Callable[[], None] | None) -> Child:
         invariant(self.phase is Phase.OPEN and self.child is None, "one child at a time, in an open group")
-        txn = self.store.nest(self._image.txn, buffers)
-        self.child = Child(self, None, txn, self._image.catalogue, buffers, leave)
+        self.child = Child(self, None, None, self._image.catalogue, buffers, leave)
         return self.child
+
+    def look(self, buffers: bool) -> "lmdb.Transaction":
+        """Begin LMDB's transaction of the child, which sees everything before it. Called by the child, under the lock.
+
+        Raises lmdb.MapFullError; then it has not begun.
+        """
+        txn = self.store.nest(self._image.txn, buffers)
+        try:
+            self._perform_deferred(txn)
+        except BaseException:
+            txn.abort()
+            raise
+        return txn
+
+    def _perform_deferred(self, txn: "lmdb.Transaction") -> None:
+        handles = self._image.catalogue.plain
+        try:
+            for name, pairs in self._deferred.items():
+                put_pairs(txn, handles[name], pairs)
+        except lmdb.MapFullError:
+            self.store.outgrown = True
+            raise
+
+    def catch_up(self) -> None:
+        """Perform in P what was deferred. The engine's; no child is open."""
+        try:
+            self._catch_up()
+        except lmdb.Error:
+            self._remake()
+
+    def _catch_up(self) -> None:
+        self._perform_deferred(self._image.txn)
+        self._deferred.clear()
+
+    def _remake(self) -> None:
+        """Make P anew from what was captured: a full map or disk has refused it halfway."""
+        self._deferred.clear()
+        self._image.abort()
+        self._image = self.store.image(self.tail, self._txns)
 
     def check(self, session: str, seq: int) -> Answer:
         """Tell whether request `seq` of `session` may run (R25). No child is open."""
@@ -128,10 +174,7 @@ class Group:
         return _RAN
 
     def _run_plainly(self, batch: Batch, session: str, seq: int) -> bool:
-        """Perform a batch of puts and deletes in P itself; False for one that needs a child, to undo half of it.
-
-        Only a full map or disk can refuse such a batch halfway. P is made anew then, from what was captured.
-        """
+        """Run a batch of puts and deletes in P itself; False for one that needs a child, to undo half of it."""
         invariant(self.phase is Phase.OPEN and self.child is None, "one writer at a time, in an open group")
         handles = self._image.catalogue.plain
         nbytes = batch.nbytes + OP_BYTES * len(batch.ops)
@@ -139,21 +182,28 @@ class Group:
             if code > Batch.DELETE or name not in handles or not 0 < len(key) <= KEY_BYTES:
                 return False
         self.check_size(nbytes)
-        txn, ops = self._image.txn, list[list[Any]]()
+        ops: list[list[Any]] = []
         try:
             for code, name, key, value in batch.ops:
                 if code == Batch.PUT:
-                    txn.put(key, value or b"", db=handles[name])
-                    note(ops, Op.PUT, name, key, value)
-                elif txn.delete(key, db=handles[name]):
+                    note(ops, Op.PUT, name, key, value or b"")
+                    self._defer(name, (key, value or b""))
+                    continue
+                self._catch_up()
+                if self._image.txn.delete(key, db=handles[name]):
                     note(ops, Op.DELETE, name, key)
-        except lmdb.Error as error:
-            self.store.outgrown = isinstance(error, lmdb.MapFullError)
-            self._image.abort()
-            self._image = self.store.image(self.tail, self._txns)
+        except lmdb.Error:
+            self._remake()
             return False
         self._take(ops, nbytes, session, seq)
         return True
+
+    def _defer(self, name: bytes | None, pairs: Sequence[bytes]) -> None:
+        deferred = self._deferred.get(name)
+        if deferred is None:
+            self._deferred[name] = list(pairs)
+        else:
+            deferred += pairs
 
     def seal(self) -> bytes | None:
         """End the open phase; return what the group's record carries, None if nothing was written.
@@ -173,6 +223,7 @@ class Group:
         invariant(self.child is None and self.phase is not Phase.ENDED, "a group is committed without a child, once")
         own = [record for record in records if record.kind == Kind.COMMIT]
         invariant(len(own) == bool(self._txns), "a group is committed with its own record", own=len(own))
+        self.catch_up()
         self.phase = Phase.ENDED
         for record in records:
             self._image.advance(record, self._txns if record.kind == Kind.COMMIT else ())
@@ -233,6 +284,11 @@ class Group:
     def take(self, child: Child, session: str, seq: int) -> None:
         """Keep what a finished child did. Called by the child, under the lock."""
         self._image.catalogue = child.catalogue
+        if child.looked:
+            self._deferred.clear()
+        else:
+            for _, name, *pairs in child.ops:
+                self._defer(name, pairs)
         self._take(child.ops, child.nbytes, session, seq)
 
     def _take(self, ops: list[list[Any]], nbytes: int, session: str, seq: int) -> None:

@@ -75,11 +75,8 @@ class Image:
                 continue
             invariant(name in self.catalogue.handles, "a record names only databases that exist", db=name)
             handle = self.catalogue.handles[name]
-            if code == Op.PUT and len(operands) == 2:
-                txn.put(operands[0], operands[1], db=handle)
-            elif code == Op.PUT:
-                with txn.cursor(handle) as cursor:
-                    cursor.putmulti(_pairs(operands))
+            if code == Op.PUT:
+                put_pairs(txn, handle, operands)
             elif code == Op.DELETE:
                 for key in operands:
                     txn.delete(key, db=handle)
@@ -114,6 +111,15 @@ class Image:
         self.txn.abort()
         self.store.slots.forget(self._created)
         self._created.clear()
+
+
+def put_pairs(txn: lmdb.Transaction, handle: "lmdb._Database", operands: Sequence[Any]) -> None:
+    """Store the pairs of a PUT operation."""
+    if len(operands) == 2:
+        txn.put(operands[0], operands[1], db=handle)
+    else:
+        with txn.cursor(handle) as cursor:
+            cursor.putmulti(_pairs(operands))
 
 
 def _pairs(operands: Sequence[Any]) -> "zip[tuple[Any, Any]]":
