@@ -1,15 +1,12 @@
 """Who waits for which record, and what they are told (architecture §5).
 
-A `Ticket` is one caller's wait. A `Flight` is a record that was sealed, with everybody who waits for it.
+A `Flight` is a record that was sealed, with the tickets of everybody who waits for it.
 The ack policy decides how long a caller waits, never what is safe: a flight is *permanent* when its
 record is applied here, and *not applied* when another gen's record is permanent at its LSN. Until one of
 the two is so, nobody knows: a cut of the tail alone proves nothing, for another site may hold the record.
 """
 
-import threading
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future
-from typing import TypeAlias
+from collections.abc import Iterable
 
 from zrep.commit import CommitResult, CommitToken
 from zrep.errors import NotAppliedError, PermFailedError, UnknownOutcomeError, ZrepError
@@ -17,66 +14,7 @@ from zrep.ids import Lsn, Nanoseconds, Position, SiteId
 from zrep.options import AckPolicy
 from zrep.replica.acks import satisfied
 from zrep.replica.replica import Replica, Role
-
-Answer: TypeAlias = Callable[[CommitResult | None, Exception | None], None]
-"""What is called with the outcome: a result, or an error."""
-
-
-class Ticket:
-    """One caller's wait for one transaction. Resolved by the engine, awaited anywhere, once."""
-
-    __slots__ = ("_answer", "_done", "_error", "_result", "deadline", "policy", "verdict", "wrote")
-
-    def __init__(self, policy: AckPolicy, deadline: Nanoseconds, answer: "Answer | None" = None) -> None:
-        """Make a ticket to `wait` on; or, with `answer`, one that calls it on the engine's thread."""
-        self.policy = policy
-        self.deadline = deadline
-        self.wrote = True
-        """Whether it has anything in the record; a transaction that only read still waits for what it read."""
-        self.verdict: Exception | None = None
-        """What to raise once what it rests on is permanent: a conflict, say."""
-        self._answer = answer
-        self._result: CommitResult | None = None
-        self._error: Exception | None = None
-        if answer is None:
-            self._done = threading.Lock()
-            self._done.acquire()
-
-    def wait(self) -> CommitResult:
-        """Block until the engine has decided; it does so by `deadline`."""
-        self._done.acquire()
-        if self._error is not None:
-            raise self._error
-        assert self._result is not None
-        return self._result
-
-    def resolve(self, result: CommitResult) -> None:
-        """Tell the result; or the verdict instead, now that what it rests on is permanent."""
-        self._finish(None if self.verdict is not None else result, self.verdict)
-
-    def reject(self, error: Exception) -> None:
-        self._finish(None, error)
-
-    def _finish(self, result: CommitResult | None, error: Exception | None) -> None:
-        if self._answer is not None:
-            self._answer(result, error)
-            return
-        self._result, self._error = result, error
-        self._done.release()
-
-
-def into(future: "Future[CommitResult]") -> Answer:
-    """Return an answer that completes `future`; a cancelled one has lost its caller, not its commit."""
-
-    def answer(result: CommitResult | None, error: Exception | None) -> None:
-        if not future.set_running_or_notify_cancel():
-            return
-        if error is not None:
-            future.set_exception(error)
-        elif result is not None:
-            future.set_result(result)
-
-    return answer
+from zrep.tickets import Ticket
 
 
 class Flight:

@@ -23,7 +23,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from zrep import codec
 from zrep.bus.arrivals import Arrival, ClientRequest, Connected, ConnectFailed, Disconnected, DuplicateSite
 from zrep.commit import Batch, CommitResult
-from zrep.commits import Answer, Commits, Ticket, into
+from zrep.commits import Commits
 from zrep.errors import (
     DiskFullError,
     NoMasterError,
@@ -42,6 +42,7 @@ from zrep.reads import Reads
 from zrep.records import Member
 from zrep.replica.replica import Replica, Role
 from zrep.storage.store import Store
+from zrep.tickets import Answer, Callback, Returning, Ticket, Wait, into
 from zrep.writing import Write, Writing
 
 ARRIVALS_PER_TURN = 256
@@ -115,9 +116,16 @@ class Engine:
         self._calls: deque[Call] = deque()
         self._new_writes: deque[tuple[Batch, Ticket]] = deque()
 
+        self._returning = Returning(self._returned)
         self._commits = Commits(replica, self._site)
         self._writing = Writing(
-            replica=replica, log=log, store=store, commits=self._commits, options=options, wake=self.wake
+            replica=replica,
+            log=log,
+            store=store,
+            commits=self._commits,
+            returning=self._returning,
+            options=options,
+            wake=self._wake_to_write,
         )
         self.writers = self._writing.writers
         seeds = random.SystemRandom()
@@ -161,6 +169,16 @@ class Engine:
             self._asleep = False
             self.transport.wake()
 
+    def _wake_to_write(self) -> None:
+        """As `wake`, unless somebody is on the way back: the last of them does it."""
+        if not self._returning:
+            self.wake()
+
+    def _returned(self) -> None:
+        """Everybody who was answered is back; who came meanwhile has woken nobody."""
+        if self._new_writes or self._writing.waits:
+            self.wake()
+
     # What other threads ask of it.
 
     def call(self, function: Callable[[], _T]) -> _T:
@@ -181,9 +199,6 @@ class Engine:
     def _post(self, run: Callable[[], None], refuse: Callable[[Exception], None]) -> None:
         self._check_alive()
         self._calls.append(Call(run, refuse))
-        self._inbox_changed()
-
-    def _inbox_changed(self) -> None:
         if self._closed:
             self._refuse_inbox()
         else:
@@ -206,11 +221,17 @@ class Engine:
         if self._stopping:
             raise self._refusal()
 
-    def ticket(self, acks: AckPolicy | None, timeout_ms: int | None, answer: Answer | None = None) -> Ticket:
-        """Make a ticket; its time runs from now."""
+    def wait(self, acks: AckPolicy | None, timeout_ms: int | None) -> Wait:
+        """Make a ticket to block on; its time runs from now."""
+        return Wait(acks or self.options.ack_policy, self._until(timeout_ms), self._returning)
+
+    def callback(self, acks: AckPolicy | None, timeout_ms: int | None, answer: Answer) -> Callback:
+        """Make a ticket that calls `answer` on the engine's thread; its time runs from now."""
+        return Callback(acks or self.options.ack_policy, self._until(timeout_ms), answer)
+
+    def _until(self, timeout_ms: int | None) -> Nanoseconds:
         timeout = self.options.ack_timeout_ms if timeout_ms is None else timeout_ms
-        deadline = time.monotonic_ns() + timeout * MILLISECOND
-        return Ticket(self.options.ack_policy if acks is None else acks, deadline, answer)
+        return time.monotonic_ns() + timeout * MILLISECOND
 
     def committed(self, ticket: Ticket) -> None:
         """A child has merged: `ticket` waits for its group. Called by the writer, before it leaves."""
@@ -220,12 +241,15 @@ class Engine:
         """Run a batch at the master, which may be another site."""
         self._check_alive()
         self._new_writes.append((batch, ticket))
-        self._inbox_changed()
+        if self._closed:
+            self._refuse_inbox()
+        else:
+            self._wake_to_write()
 
     def submit_future(self, batch: Batch, acks: AckPolicy | None, timeout_ms: int | None) -> "Future[CommitResult]":
         """As `submit`, answered by a future."""
         future: Future[CommitResult] = Future()
-        self.submit(batch, self.ticket(acks, timeout_ms, into(future)))
+        self.submit(batch, self.callback(acks, timeout_ms, into(future)))
         return future
 
     def wait_applied(self, position: Position, timeout_ms: int) -> None:
@@ -294,6 +318,7 @@ class Engine:
             self._reads.settle()
         if self._applied_waits:
             self._answer_waits()
+        self._returning.watch(now)
         if due or self._stirred or self._writing.waits:
             self._tick(now)
             self._due, self._stirred = self._own_deadline(), False
@@ -317,6 +342,7 @@ class Engine:
             self._commits.deadline,
             self.store.checkpoints.deadline,
             self._apply_at,
+            self._returning.deadline,
         ):
             if at is not None and at < deadline:
                 deadline = at
@@ -501,7 +527,7 @@ class Engine:
             self.replica.send(message.sender, reply)
             return
         policy = POLICIES[fields.acks] if 0 <= fields.acks < len(POLICIES) else self.options.ack_policy
-        ticket = Ticket(policy, now + fields.deadline_ms * MILLISECOND, answer)
+        ticket = Callback(policy, now + fields.deadline_ms * MILLISECOND, answer)
         try:
             self.run(codec.decode_batch(message.data), fields.session, fields.seq, ticket)
         except ProtocolError as error:

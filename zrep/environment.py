@@ -225,9 +225,9 @@ class Environment:
 
         Raises ConflictError when an `expect` failed, and what `Transaction.commit` raises.
         """
-        ticket = self.engine.ticket(acks, timeout_ms)
-        self.engine.submit(batch, ticket)
-        return ticket.wait()
+        wait = self.engine.wait(acks, timeout_ms)
+        self.engine.submit(batch, wait)
+        return wait.result()
 
     def submit(
         self, batch: Batch, acks: AckPolicy | None = None, timeout_ms: int | None = None

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 from zrep import codec
 from zrep.commit import Batch, CommitResult, CommitToken
-from zrep.commits import Ticket
 from zrep.errors import (
     ConflictError,
     NoMasterError,
@@ -30,6 +29,7 @@ from zrep.messages import TEXT_LIMIT, Forward, ForwardReply, Message, Status
 from zrep.options import MILLISECOND, AckPolicy, Options
 from zrep.replica.replica import Replica, Role
 from zrep.replica.timers import Backoff
+from zrep.tickets import Callback, Ticket
 
 POLICIES = tuple(AckPolicy)
 """An ack policy travels as its place in this tuple: the order is frozen."""
@@ -121,7 +121,7 @@ class Forwarding:
         entry.sent_to = replica.gen
         if replica.role is Role.MASTER:
             entry.due = ticket.deadline
-            here = Ticket(ticket.policy, ticket.deadline, lambda result, error: self._answered(entry, result, error))
+            here = Callback(ticket.policy, ticket.deadline, lambda result, error: self._answered(entry, result, error))
             self._run(codec.decode_batch(entry.data), session.name, session.seq, here)
             return
         left_ms = max((ticket.deadline - now) // MILLISECOND, 1)

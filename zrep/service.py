@@ -11,7 +11,6 @@ from zrep import codec
 from zrep.bus.arrivals import ClientRequest
 from zrep.codec import Reply, Request
 from zrep.commit import Batch, CommitResult
-from zrep.commits import Ticket
 from zrep.errors import (
     ConflictError,
     Error,
@@ -27,6 +26,7 @@ from zrep.messages import TEXT_LIMIT, Status
 from zrep.options import MILLISECOND
 from zrep.records import MemberRole
 from zrep.replica.replica import Role
+from zrep.tickets import Callback
 
 if TYPE_CHECKING:
     from zrep.engine import Engine
@@ -96,7 +96,7 @@ def _write(engine: "Engine", request: Request, answer: Any) -> None:
             answer(_STATUS.get(type(error), Status.REFUSED), str(error))
 
     deadline: Nanoseconds = time.monotonic_ns() + deadline_ms * MILLISECOND
-    engine.run(batch, session, seq, Ticket(engine.options.ack_policy, deadline, done))
+    engine.run(batch, session, seq, Callback(engine.options.ack_policy, deadline, done))
 
 
 _STATUS: dict[type, Status] = {

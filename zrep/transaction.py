@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import lmdb
 
 from zrep.commit import CommitResult
-from zrep.commits import Answer, Ticket, into
 from zrep.cursor import Buffer, Cursor
 from zrep.options import AckPolicy
 from zrep.storage.child import Child
+from zrep.tickets import Ticket, into
 
 if TYPE_CHECKING:
     from zrep.environment import Environment
@@ -97,20 +97,19 @@ class Transaction(metaclass=ABCMeta):  # noqa: B024 - so that lmdb's own transac
         if self._parent is not None:
             self.child.merge()
             return CommitResult(None, False, (), self.engine.replica.config.durability)
-        return self._commit(acks, timeout_ms, None).wait()
+        wait = self.engine.wait(acks, timeout_ms)
+        self._commit(wait)
+        return wait.result()
 
     def commit_async(self, acks: AckPolicy | None = None, timeout_ms: int | None = None) -> "Future[CommitResult]":
         """Commit as `commit` does, and return a future of its result. For transactions without a parent."""
         future: Future[CommitResult] = Future()
-        self._commit(acks, timeout_ms, into(future))
+        self._commit(self.engine.callback(acks, timeout_ms, into(future)))
         return future
 
-    def _commit(self, acks: AckPolicy | None, timeout_ms: int | None, answer: Answer | None) -> Ticket:
-        engine = self.engine
-        ticket = engine.ticket(acks, timeout_ms, answer)
+    def _commit(self, ticket: Ticket) -> None:
         ticket.wrote = bool(self.child.ops)
-        self.child.merge(merged=lambda: engine.committed(ticket))
-        return ticket
+        self.child.merge(merged=lambda: self.engine.committed(ticket))
 
     def abort(self) -> None:
         """Undo everything. Does nothing when it has ended."""

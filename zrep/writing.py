@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from zrep.commit import Batch
-from zrep.commits import Commits, Ticket
+from zrep.commits import Commits
 from zrep.errors import NotAppliedError, UnknownOutcomeError, ZrepError
 from zrep.ids import Gen, Lsn, Nanoseconds, Position
 from zrep.options import MILLISECOND, Options
@@ -23,6 +23,7 @@ from zrep.storage.group import Group, Phase
 from zrep.storage.sessions import Verdict
 from zrep.storage.store import Store
 from zrep.storage.writers import Writers
+from zrep.tickets import Returning, Ticket
 
 APPLY_BYTES = 4 << 20
 """Records read and applied at a time at most."""
@@ -49,6 +50,7 @@ class Writing:
         log: Log,
         store: Store,
         commits: Commits,
+        returning: Returning,
         options: Options,
         wake: Callable[[], None],
     ) -> None:
@@ -57,6 +59,7 @@ class Writing:
         self._log = log
         self._store = store
         self._commits = commits
+        self._returning = returning
         self._options = options
         self._queue: deque[Write] = deque()
         self._group: Group | None = None
@@ -174,9 +177,11 @@ class Writing:
         self._replica.set_applied(self._store.applied.tip.lsn)
 
     def _seal(self, now: Nanoseconds) -> None:
-        """Seal the group when its writers are done, and send its record on the way."""
+        """Seal the group when its writers are done and nobody is on the way to it, and send its record on the way."""
         group = self._group
         if group is None or group.phase is not Phase.OPEN or not (group.merged or self._gathering):
+            return
+        if self._returning and not group.full:
             return
         if self.writers.take() is None:
             if self._gathering and not group.merged:

@@ -144,9 +144,9 @@ def test_a_request_that_was_refused_is_refused_again(env: zrep.Environment) -> N
     engine = env.engine
 
     def run(batch: Batch) -> object:
-        ticket = engine.ticket(None, None)
-        engine.call(lambda: engine.run(batch, "session", 1, ticket))
-        return ticket.wait()
+        wait = engine.wait(None, None)
+        engine.call(lambda: engine.run(batch, "session", 1, wait))
+        return wait.result()
 
     batch = Batch().expect(b"lock", b"free").put(b"lock", b"mine")
     with pytest.raises(ConflictError):

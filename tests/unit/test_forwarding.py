@@ -7,13 +7,13 @@ import pytest
 
 from zrep import codec
 from zrep.commit import Batch, CommitResult
-from zrep.commits import Ticket
 from zrep.errors import ConflictError, NoMasterError, TxnTooLargeError, UnknownOutcomeError
 from zrep.forwarding import Forwarding
 from zrep.ids import NO_GROUP, Gen, SiteId
 from zrep.messages import Forward, ForwardReply, Message, Status, Type
 from zrep.options import MILLISECOND, AckPolicy, Options
 from zrep.replica.replica import Replica, Role
+from zrep.tickets import Callback, Ticket
 
 MASTER = SiteId("master")
 SECOND = 1000 * MILLISECOND
@@ -44,7 +44,7 @@ class Bench:
         )
 
     def write(self, batch: Batch | None = None) -> None:
-        ticket = Ticket(AckPolicy.QUORUM, self.now + SECOND, lambda *answer: self.answers.append(answer))
+        ticket = Callback(AckPolicy.QUORUM, self.now + SECOND, lambda *answer: self.answers.append(answer))
         self.forwarding.add(batch or Batch().put(b"a", b"1"), ticket, self.now)
 
     def reply(self, status: Status, lsn: int = 0, number: int = -1) -> None:

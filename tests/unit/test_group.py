@@ -21,6 +21,7 @@ from zrep.errors import (
 from zrep.ids import Position
 from zrep.options import KIB, MIB
 from zrep.records import Kind, Op, Record
+from zrep.storage import writers
 from zrep.storage.catalogue import DUPSORT, INTEGER_KEY
 from zrep.storage.child import Child
 from zrep.storage.group import Group, Phase
@@ -476,3 +477,21 @@ def test_who_waits_for_a_merged_child_is_known_before_the_child_is_gone(bench: B
     assert seen == [child]
     assert group.child is None
     bench.finish(group)
+
+
+def test_a_forgotten_transaction_may_end_while_somebody_lines_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The collector runs whenever it likes, on any thread: also on one that is about to wait for its place."""
+    group = bench.group()
+    bench.writers.admit(group)
+    forgotten: list[Child] = []
+    in_thread(lambda: forgotten.append(bench.writers.enter().begin()))
+
+    class Turn(writers._Turn):
+        def __init__(self) -> None:
+            forgotten.pop().abort()
+            super().__init__()
+
+    monkeypatch.setattr(writers, "_Turn", Turn)
+    assert bench.writers.enter(timeout_ms=DEADLINE_S * 1000) is group
+    bench.writers.leave()
+    group.abort()

@@ -40,7 +40,8 @@ class Writers:
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        """Reentrant: the collector may end a forgotten transaction, which then leaves, inside anything here."""
         self._turns: deque[_Turn] = deque()
         self._group: Group | None = None
         self._refusal: Callable[[], ZrepError] | None = None
@@ -68,6 +69,7 @@ class Writers:
                 return self._group
             turn = _Turn()
             self._turns.append(turn)
+            self._call_next()
         try:
             turn.called.acquire(timeout=-1 if timeout_ms is None else timeout_ms / 1000)
         except BaseException:
@@ -109,8 +111,9 @@ class Writers:
         """End being the writer."""
         with self._lock:
             self._holder = None
-            if not self._call_next():
-                self._wake()
+            called = self._call_next()
+        if not called:
+            self._wake()
 
     def _call_next(self) -> bool:
         """Make the first who waits the writer; False when nobody is to be."""

@@ -1,0 +1,119 @@
+"""Who was answered is waited for: the last one back completes the round, and nobody is waited for long."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import zrep
+from zrep.commit import Batch, CommitResult
+from zrep.errors import NotAppliedError
+from zrep.options import MILLISECOND, AckPolicy
+from zrep.tickets import PATIENCE_MS, Callback, Returning, Ticket, Wait
+
+RESULT = CommitResult(None, True, (), "sync")
+DEADLINE_S = 20.0
+
+
+class Rounds:
+    """Counts how often everybody was back."""
+
+    def __init__(self) -> None:
+        self.completed = 0
+        self.returning = Returning(self.complete)
+
+    def complete(self) -> None:
+        self.completed += 1
+
+    def wait(self) -> Wait:
+        return Wait(AckPolicy.QUORUM, 0, self.returning)
+
+
+@pytest.fixture
+def rounds() -> Rounds:
+    return Rounds()
+
+
+def test_the_last_one_back_completes_the_round(rounds: Rounds) -> None:
+    waits = [rounds.wait() for _ in range(3)]
+    for wait in waits:
+        wait.resolve(RESULT)
+    for wait in waits:
+        assert rounds.returning
+        assert rounds.completed == 0
+        assert wait.result() == RESULT
+    assert not rounds.returning
+    assert rounds.completed == 1
+
+
+def test_an_error_is_an_answer(rounds: Rounds) -> None:
+    wait = rounds.wait()
+    wait.reject(NotAppliedError("it did not happen"))
+    with pytest.raises(NotAppliedError):
+        wait.result()
+    assert not rounds.returning
+
+
+def test_a_verdict_is_told_instead_of_the_result(rounds: Rounds) -> None:
+    wait = rounds.wait()
+    wait.verdict = NotAppliedError("it is not as expected")
+    wait.resolve(RESULT)
+    with pytest.raises(NotAppliedError, match="as expected"):
+        wait.result()
+
+
+def test_who_does_not_block_is_not_waited_for(rounds: Rounds) -> None:
+    told: list[object] = []
+    ticket: Ticket = Callback(AckPolicy.QUORUM, 0, lambda *outcome: told.append(outcome))
+    ticket.resolve(RESULT)
+    assert told == [(RESULT, None)]
+    assert not rounds.returning
+
+
+def test_who_does_not_come_back_is_forgotten(rounds: Rounds) -> None:
+    returning, patience = rounds.returning, PATIENCE_MS * MILLISECOND
+    rounds.wait().resolve(RESULT)
+    returning.watch(1)
+    assert returning.deadline == 1 + patience
+    returning.watch(patience)
+    assert returning
+    returning.watch(1 + patience)
+    assert not returning
+    assert returning.deadline is None
+
+
+def test_the_patience_begins_anew_with_the_next_round(rounds: Rounds) -> None:
+    first = rounds.wait()
+    first.resolve(RESULT)
+    rounds.returning.watch(1)
+    first.result()
+    rounds.returning.watch(2)
+    assert rounds.returning.deadline is None
+    rounds.wait().resolve(RESULT)
+    rounds.returning.watch(3)
+    assert rounds.returning.deadline == 3 + PATIENCE_MS * MILLISECOND
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> Iterator[zrep.Environment]:
+    env = zrep.open(tmp_path / "home")
+    yield env
+    env.close()
+
+
+def test_one_who_never_comes_back_holds_up_nobody_for_long(env: zrep.Environment) -> None:
+    """Its answer is there, nobody fetches it; without patience the next write would wait for it for ever."""
+    forgotten = env.engine.wait(None, None)
+    env.engine.submit(Batch().put(b"a", b"1"), forgotten)
+    done = threading.Event()
+
+    def write() -> None:
+        env.put(b"b", b"2")
+        done.set()
+
+    while env.get(b"a") is None:
+        pass
+    threading.Thread(target=write, daemon=True).start()
+    assert done.wait(DEADLINE_S)
+    assert env.get(b"b") == b"2"

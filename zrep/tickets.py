@@ -1,0 +1,137 @@
+"""One caller's wait for one transaction, and who of the callers is on the way back.
+
+A thread that was answered often writes again, as soon as it gets to run. With many of them the answers go
+out faster than the threads can run: a group sealed meanwhile would hold a few and let the rest wait for its
+flight. So those who are *returning* are waited for: who comes first need not wake the engine, the last one
+does. No timer forms a group; there is one only for a thread that does not get to run.
+"""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeAlias
+
+from zrep.commit import CommitResult
+from zrep.ids import Nanoseconds
+from zrep.options import MILLISECOND, AckPolicy
+
+PATIENCE_MS = 5
+"""So long a group waits for who was answered: one switch interval of Python's."""
+
+Answer: TypeAlias = Callable[[CommitResult | None, Exception | None], None]
+"""What is called with the outcome: a result, or an error."""
+
+
+class Ticket:
+    """A wait for one transaction. The engine, on its thread, says what became of it, once."""
+
+    __slots__ = ("deadline", "policy", "verdict", "wrote")
+
+    def __init__(self, policy: AckPolicy, deadline: Nanoseconds) -> None:
+        self.policy = policy
+        self.deadline = deadline
+        self.wrote = True
+        """Whether it has anything in the record; a transaction that only read still waits for what it read."""
+        self.verdict: Exception | None = None
+        """What to raise once what it rests on is permanent: a conflict, say."""
+
+    def resolve(self, result: CommitResult) -> None:
+        """Tell the result; or the verdict instead, now that what it rests on is permanent."""
+        self._tell(None if self.verdict is not None else result, self.verdict)
+
+    def reject(self, error: Exception) -> None:
+        self._tell(None, error)
+
+    def _tell(self, result: CommitResult | None, error: Exception | None) -> None:
+        raise NotImplementedError
+
+
+class Callback(Ticket):
+    """One that calls `answer`."""
+
+    __slots__ = ("_answer",)
+
+    def __init__(self, policy: AckPolicy, deadline: Nanoseconds, answer: Answer) -> None:
+        super().__init__(policy, deadline)
+        self._answer = answer
+
+    def _tell(self, result: CommitResult | None, error: Exception | None) -> None:
+        self._answer(result, error)
+
+
+class Wait(Ticket):
+    """One whose caller blocks."""
+
+    __slots__ = ("_done", "_error", "_result", "_returning")
+
+    def __init__(self, policy: AckPolicy, deadline: Nanoseconds, returning: "Returning") -> None:
+        super().__init__(policy, deadline)
+        self._result: CommitResult | None = None
+        self._error: Exception | None = None
+        self._returning = returning
+        self._done = threading.Lock()
+        self._done.acquire()
+
+    def result(self) -> CommitResult:
+        """Block until the engine has decided; it does so by `deadline`."""
+        try:
+            self._done.acquire()
+        finally:
+            self._returning.back(self)
+        if self._error is not None:
+            raise self._error
+        assert self._result is not None
+        return self._result
+
+    def _tell(self, result: CommitResult | None, error: Exception | None) -> None:
+        self._result, self._error = result, error
+        self._returning.add(self)
+        self._done.release()
+
+
+class Returning:
+    """Who was answered and has not run since."""
+
+    def __init__(self, complete: Callable[[], None]) -> None:
+        """`complete` is called, on its thread, by the last one who is back."""
+        self.deadline: Nanoseconds | None = None
+        """When who is still away is waited for no longer."""
+        self._complete = complete
+        self._away: set[Wait] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._away)
+
+    def add(self, wait: Wait) -> None:
+        """Its thread is about to be woken."""
+        self._away.add(wait)
+
+    def back(self, wait: Wait) -> None:
+        """Its thread runs."""
+        self._away.discard(wait)
+        if not self._away:
+            self._complete()
+
+    def watch(self, now: Nanoseconds) -> None:
+        """Forget who does not come back. The engine's, once a turn."""
+        if not self._away:
+            self.deadline = None
+        elif self.deadline is None:
+            self.deadline = now + PATIENCE_MS * MILLISECOND
+        elif now >= self.deadline:
+            self._away.clear()
+            self.deadline = None
+
+
+def into(future: "Future[CommitResult]") -> Answer:
+    """Return an answer that completes `future`; a cancelled one has lost its caller, not its commit."""
+
+    def answer(result: CommitResult | None, error: Exception | None) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        if error is not None:
+            future.set_exception(error)
+        elif result is not None:
+            future.set_result(result)
+
+    return answer
