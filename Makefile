@@ -29,7 +29,7 @@ check: $(DEV)
 soak: $(DEV)
 	$(BIN)/python -m tests.processes.chaos --seconds $(SECONDS) --seed $(SEED)
 
-# The store after a crash of the operating system, at every moment of 200 runs: about ten minutes.
+# The store after a crash of the operating system, at every moment of 200 runs: some minutes.
 store-crashes: $(DEV)
 	ZREP_STORE_CRASHES=200 $(BIN)/pytest -q -s tests/test_store_crashes.py
 

@@ -23,6 +23,7 @@ SYNC = (
     "reads",
     "reads-fresh",
 )
+PINNED = ("sequential", "threads-16", "threads-64", "put-64", "batched")
 PROCESS = ("sequential", "threads-16", "threads-64", "put-64", "batched", "pipelined")
 SITES = 3
 LARGE = 65_536
@@ -44,6 +45,13 @@ def measure(directory: Path, durability: str, seconds: float, value_bytes: int, 
         if durability == "sync":
             yield "failover", partial(bench_recovery.failover, group, kills)
             yield "catch-up", partial(bench_recovery.catch_up, group, max(int(seconds * 500), 1))
+
+
+def pinned(directory: Path, seconds: float, value_bytes: int) -> Works:
+    """Run what has most to do with threads on three sites that stay on one core each."""
+    with BenchGroup(SITES, directory / "zrep-pinned", {}, pin=True) as group:
+        for workload in _workloads(PINNED, value_bytes):
+            yield workload.name, _load(group, workload, seconds)
 
 
 def long(directory: Path, seconds: float, value_bytes: int) -> Works:

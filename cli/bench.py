@@ -48,6 +48,7 @@ def bench(
     value_bytes: Annotated[int, typer.Option("--value-bytes", metavar="N", min=1, help="Size of a value.")] = 100,
     kills: Annotated[int, typer.Option("--kills", metavar="N", min=1, help="How often the master is killed.")] = 5,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One option; repeat.")] = None,
+    pin: Annotated[bool, typer.Option("--pin", help="Keep each site's process on one core (Linux).")] = False,
     directory: Annotated[
         Path | None, typer.Option("--directory", metavar="DIR", help="Whose disk to measure; else that of TMPDIR.")
     ] = None,
@@ -64,9 +65,9 @@ def bench(
     options = _options(durability, set_ or [])
     chosen = _chosen(catalogue(_counts(threads), value_bytes), workload or [], sites)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    report = bench_report.conditions(sites, seconds, value_bytes, options)
+    report = bench_report.conditions(sites, seconds, value_bytes, options, pinned=pin)
     with tempfile.TemporaryDirectory(prefix="zrep-bench-", dir=directory) as home:
-        report["results"] = _measure(chosen, Path(home), sites, seconds, kills, options)
+        report["results"] = _measure(chosen, BenchGroup(sites, Path(home), options, pin=pin), seconds, kills)
     if json:
         output.show_json(report)
     else:
@@ -135,13 +136,10 @@ def _chosen(workloads: list[Workload], names: Sequence[str], sites: int) -> list
     return [each for each in workloads if not names or each.name in names or each.name.rpartition("-")[0] in names]
 
 
-def _measure(
-    workloads: Sequence[Workload], home: Path, sites: int, seconds: float, kills: int, options: dict[str, Any]
-) -> list[dict[str, Any]]:
+def _measure(workloads: Sequence[Workload], group: BenchGroup, seconds: float, kills: int) -> list[dict[str, Any]]:
     """Run one workload after the other on one group."""
     results = []
-    with ExitStack() as stack:
-        group = stack.enter_context(BenchGroup(sites, home, options))
+    with group:
         for number, workload in enumerate(workloads, 1):
             with Progress(f"{number}/{len(workloads)} {workload.name}") as progress:
                 measured = _run(group, workload, seconds, kills, progress.tick)

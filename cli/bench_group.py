@@ -1,5 +1,6 @@
 """A group of sites to be measured: processes of this one, which obey orders (`bench_site`)."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,10 +18,11 @@ COMMAND = (sys.executable, "-m", "zrep_cli.bench_site")
 class BenchSite:
     """One site: its home, its address, and its process while it has one."""
 
-    def __init__(self, home: Path, address: str, options: dict[str, Any]) -> None:
+    def __init__(self, home: Path, address: str, options: dict[str, Any], core: int | None = None) -> None:
         self.home = home
         self.address = address
         self._options = options
+        self._core = core
         self._worker: Worker | None = None
 
     @property
@@ -36,7 +38,13 @@ class BenchSite:
         if not self.running:
             self.spawn()
         self.order(
-            "start", home=str(self.home), bind=self.address, create=create, join=list(join), options=self._options
+            "start",
+            home=str(self.home),
+            bind=self.address,
+            create=create,
+            join=list(join),
+            options=self._options,
+            core=self._core,
         )
 
     def order(self, do: str, tick: Tick | None = None, **arguments: Any) -> Any:
@@ -61,12 +69,17 @@ class BenchSite:
 
 
 class BenchGroup:
-    """A group of `count` sites with homes in `directory`; in a `with` it runs."""
+    """A group of `count` sites with homes in `directory`; in a `with` it runs.
 
-    def __init__(self, count: int, directory: Path, options: dict[str, Any]) -> None:
+    `pin`: each site's process stays on one core, that of the first, the master, on one of its own if there are two.
+    """
+
+    def __init__(self, count: int, directory: Path, options: dict[str, Any], *, pin: bool = False) -> None:
         addresses = local_addresses(count)
+        cores = _cores(count) if pin else [None] * count
         self.sites = [
-            BenchSite(directory / f"site-{number}", address, options) for number, address in enumerate(addresses, 1)
+            BenchSite(directory / f"site-{number}", address, options, core)
+            for number, address, core in zip(range(1, count + 1), addresses, cores, strict=True)
         ]
 
     @property
@@ -131,3 +144,14 @@ class BenchGroup:
             == len(self.sites)
             for status in (site.order("status") for site in self.sites)
         )
+
+
+def _cores(count: int) -> list[int | None]:
+    """Return a core for each process; the first one's is nobody else's, if there are several."""
+    from zrep.errors import OptionError
+
+    if sys.platform != "linux":
+        raise OptionError("processes can be pinned to cores on Linux only: measure without --pin")
+    first, *rest = sorted(os.sched_getaffinity(0))
+    others = rest or [first]
+    return [first, *(others[number % len(others)] for number in range(count - 1))]

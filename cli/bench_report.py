@@ -16,13 +16,15 @@ from typing import Any
 
 FORMAT = 1
 PACKAGES = ("zrep", "pyzmq", "lmdb", "msgpack")
-CONDITIONS = ("machine", "versions", "sites", "durability", "value_bytes", "seconds", "options_hash")
+CONDITIONS = ("machine", "versions", "sites", "durability", "value_bytes", "pinned", "seconds", "options_hash")
 
 COLUMNS = ("WORKLOAD", "PER SECOND", "P50", "P90", "P99", "P99.9", "CPU MASTER", "CLIENT", "WHAT")
 COMPARED = ("WORKLOAD", "WHAT", "A", "B", "B/A")
 
 
-def conditions(sites: int, seconds: float, value_bytes: int, options: Mapping[str, Any]) -> dict[str, Any]:
+def conditions(
+    sites: int, seconds: float, value_bytes: int, options: Mapping[str, Any], *, pinned: bool = False
+) -> dict[str, Any]:
     """Return under what conditions this process measures; `options` are all options of a site."""
     return {
         "format": FORMAT,
@@ -37,6 +39,7 @@ def conditions(sites: int, seconds: float, value_bytes: int, options: Mapping[st
         "sites": sites,
         "durability": options["durability"],
         "value_bytes": value_bytes,
+        "pinned": pinned,
         "seconds": seconds,
         "options": dict(options),
         "options_hash": hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:12],
@@ -56,7 +59,8 @@ def _processor() -> str:
 def head(report: Mapping[str, Any]) -> Iterator[str]:
     """Return what stands above a table or a picture: what was measured, on what, with which versions."""
     machine = report["machine"]
-    yield f"{report['sites']} sites, durability {report['durability']}, values of {report['value_bytes']} bytes"
+    pinned = ", each on one core" if report.get("pinned") else ""
+    yield f"{report['sites']} sites{pinned}, durability {report['durability']}, values of {report['value_bytes']} bytes"
     yield f"{machine['cores']} cores, {machine['processor']}, {machine['system']}"
     yield ", ".join(f"{name} {version}" for name, version in report["versions"].items())
 

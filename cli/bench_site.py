@@ -4,7 +4,9 @@ It obeys (`bench_process`): starts the site, runs workloads on its environment, 
 named for `ps` only.
 """
 
+import os
 import resource
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,8 +40,12 @@ class Embedded:
             "usage": self.usage,
         }
 
-    def start(self, home: str, bind: str, create: bool, join: list[str], options: dict[str, Any]) -> dict[str, Any]:
-        """Start the site; the clock of `applied` runs from here."""
+    def start(
+        self, home: str, bind: str, create: bool, join: list[str], options: dict[str, Any], core: int | None
+    ) -> dict[str, Any]:
+        """Start the site, with all its threads on `core` if that is given; the clock of `applied` runs from here."""
+        if sys.platform == "linux" and core is not None:
+            os.sched_setaffinity(0, {core})
         from zrep import Site
         from zrep.options import Options
 

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import sys
 import tomllib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +23,7 @@ from benchmarks.peers import etcd, pysyncobj, redis, servers
 from benchmarks.peers.embedded import Embedded
 from benchmarks.works import Results, Summary, Works
 from cli import bench, bench_plot, bench_report
+from cli.bench_group import BenchGroup
 from cli.bench_loads import Workload, catalogue, fill, keys
 from cli.bench_process import Tick
 from cli.bench_samples import Timing, closed_loop, percentile, pipeline, summary
@@ -139,6 +142,19 @@ def test_a_few_workloads_and_a_table() -> None:
     lines = result.stdout.splitlines()
     assert lines[0].startswith("1 sites, durability process")
     assert [line.split()[0] for line in lines[4:]] == ["WORKLOAD", "threads-2", "threads-4"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PINNING NOT TESTED: this needs Linux")
+def test_sites_stay_on_one_core_each_the_master_on_one_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with BenchGroup(3, tmp_path, {}, pin=True) as group:
+        workers = [site._worker for site in group.sites]
+        used = [os.sched_getaffinity(worker._process.pid) for worker in workers if worker is not None]
+    assert list(map(len, used)) == [1, 1, 1]
+    assert used[0] not in used[1:] or os.sched_getaffinity(0) == used[0]
+    assert run(["bench", *SMALL, "--pin", "--sites", "1", "--workload", "sequential"]) == 0
+    assert capsys.readouterr().out.startswith("1 sites, each on one core, durability sync")
 
 
 def test_compare_puts_ratios_of_b_to_a(measured: tuple[Path, Path], tmp_path: Path) -> None:
