@@ -5,9 +5,10 @@ It owns the log, the LMDB write transaction, all sockets and the timers. One tur
     poll ─► arrivals ─► calls ─► writes ─► timers ─► effects: meta, early sends, ONE flush, sends ─► apply, answer
 
 Application threads hand it work through one inbox with one wake-up and wait on a ticket. A put, end to end:
-its child transaction merges into the open group (`writing`); when no writer waits the group is sealed into
-a record, published and flushed; when a majority holds it, it is committed and its writers are answered
-(`commits`). What the machine decides is `replica`'s business, never this file's.
+its child transaction merges into the open group (`writing`); when no writer waits, and nobody who was just
+answered is on the way back (`tickets`), the group is sealed into a record, published and flushed; when a
+majority holds it, it is committed and its writers are answered (`commits`). What the machine decides is
+`replica`'s business, never this file's.
 """
 
 import atexit
@@ -170,12 +171,12 @@ class Engine:
             self.transport.wake()
 
     def _wake_to_write(self) -> None:
-        """As `wake`, unless somebody is on the way back: the last of them does it."""
-        if not self._returning:
+        """As `wake`; at a master not while somebody is on the way back: the last of them does it."""
+        if not self._returning or self.replica.role is not Role.MASTER:
             self.wake()
 
     def _returned(self) -> None:
-        """Everybody who was answered is back; who came meanwhile has woken nobody."""
+        """Nobody who was answered is away any more; who came meanwhile has woken nobody."""
         if self._new_writes or self._writing.waits:
             self.wake()
 
@@ -318,12 +319,12 @@ class Engine:
             self._reads.settle()
         if self._applied_waits:
             self._answer_waits()
-        self._returning.watch(now)
         if due or self._stirred or self._writing.waits:
             self._tick(now)
             self._due, self._stirred = self._own_deadline(), False
         if replica.pending:
             self._perform(now)
+        self._returning.watch(now)
 
     def _sleep(self, deadline: Nanoseconds) -> None:
         """Wait for a socket, a wake-up or the deadline; not at all while something is queued."""
@@ -561,6 +562,7 @@ class Engine:
         self._stopping = True
         failure = self._refusal()
         self._writing.stop(failure, failed=self.failure is not None)
+        self._commits.settle(self.store.applied.tip.lsn)
         self._commits.abandon()
         self._forwarding.abandon(failure)
         self._reads.abandon(failure)

@@ -23,7 +23,7 @@ Answer: TypeAlias = Callable[[CommitResult | None, Exception | None], None]
 
 
 class Ticket:
-    """A wait for one transaction. The engine, on its thread, says what became of it, once."""
+    """A wait for one transaction. The engine says what became of it, once; on its own thread, unless it has stopped."""
 
     __slots__ = ("deadline", "policy", "verdict", "wrote")
 
@@ -93,7 +93,7 @@ class Returning:
     """Who was answered and has not run since."""
 
     def __init__(self, complete: Callable[[], None]) -> None:
-        """`complete` is called, on its thread, by the last one who is back."""
+        """`complete` is called when nobody is waited for any more, mostly by the last one back, on its thread."""
         self.deadline: Nanoseconds | None = None
         """When who is still away is waited for no longer."""
         self._complete = complete
@@ -113,7 +113,7 @@ class Returning:
             self._complete()
 
     def watch(self, now: Nanoseconds) -> None:
-        """Forget who does not come back. The engine's, once a turn."""
+        """Forget who does not come back, and go on without him. The engine's, at the end of each turn."""
         if not self._away:
             self.deadline = None
         elif self.deadline is None:
@@ -121,6 +121,7 @@ class Returning:
         elif now >= self.deadline:
             self._away.clear()
             self.deadline = None
+            self._complete()
 
 
 def into(future: "Future[CommitResult]") -> Answer:

@@ -1,7 +1,7 @@
 """A master's writes: the group transaction from its opening to its end (architecture §5).
 
     open ─► children run: application threads through `writers`, queued batches by the engine
-         ─► seal: nobody waits to write any more; one record, on its way ─► permanent ─► commit: visible
+         ─► seal: nobody waits to write, or is on the way back; one record ─► permanent ─► commit: visible
 
 What is sealed is the log's; who waits for it is `commits`' business. All methods but `committed` are the
 engine's thread's.
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from zrep.commit import Batch
 from zrep.commits import Commits
-from zrep.errors import NotAppliedError, UnknownOutcomeError, ZrepError
+from zrep.errors import DiskFullError, NotAppliedError, StorageError, UnknownOutcomeError, ZrepError
 from zrep.ids import Gen, Lsn, Nanoseconds, Position
 from zrep.options import MILLISECOND, Options
 from zrep.ports import Log
@@ -222,7 +222,7 @@ class Writing:
     # The queue of batches.
 
     def _run_queue(self, now: Nanoseconds) -> None:
-        """Run queued batches as children, unless an application's writer is in."""
+        """Run queued batches in the group, unless an application's writer is in."""
         if not self._queue or self._group is None or self._group.phase is not Phase.OPEN:
             return
         group = self.writers.enter_at_once()
@@ -243,6 +243,8 @@ class Writing:
             if session and (session, seq) in self._refused:
                 raise self._refused[session, seq]
             answer = group.run_batch(batch, session, seq)
+        except (StorageError, DiskFullError):
+            raise  # it is the site's misfortune, not the batch's
         except Exception as error:
             # What it saw may rest on records that are not permanent: it is told when they are.
             ticket.verdict, ticket.wrote = error, False

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import lmdb
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from tests.unit.test_group import Bench, bench, put
 from tests.unit.test_store import OPTIONS, contents
 from zrep.commit import Batch
-from zrep.errors import NotAppliedError, TxnTooLargeError
+from zrep.errors import ConflictError, NotAppliedError, TxnTooLargeError
 from zrep.options import KIB, MIB
 from zrep.records import Op
 from zrep.storage.catalogue import DUPSORT
@@ -192,3 +193,41 @@ def test_who_looks_into_a_map_that_is_too_small_is_told_as_by_lmdb_and_the_other
     bench.finish(group)
     assert len(contents(bench.store)) == merged
     assert (b"mine", b"1") not in contents(bench.store)
+
+
+def test_who_is_interrupted_between_lmdb_and_the_record_leaves_nothing(bench: Bench) -> None:
+    """Ctrl-C just after the nested commit: the program may live on, and the sites must not differ."""
+    group = bench.group()
+    committed(group, (b"a", b"1"))
+    child = group.begin()
+    put(child, b"b", b"2")
+    txn = child.look()
+
+    class Interrupted:
+        def get(self, *arguments: Any, **named: Any) -> None:
+            pass
+
+        def commit(self) -> None:
+            txn.commit()
+            raise KeyboardInterrupt
+
+        def abort(self) -> None:
+            txn.abort()
+
+    child._lmdb = cast("lmdb.Transaction", Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        child.merge()
+    assert group.torn
+    committed(group, (b"c", b"3"))
+    bench.finish(group)
+    assert contents(bench.store) == [(b"a", b"1"), (b"c", b"3")]
+
+
+def test_a_conflict_does_not_perform_what_was_deferred_again(bench: Bench) -> None:
+    group = bench.group()
+    committed(group, (b"a", b"1"))
+    with pytest.raises(ConflictError):
+        group.run_batch(Batch().expect(b"a", b"2"))
+    group.seal()
+    assert not group.lags
+    group.abort()

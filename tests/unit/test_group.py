@@ -211,6 +211,7 @@ def test_a_doomed_child_is_ended_at_once_when_it_is_idle(bench: Bench) -> None:
 def test_a_doomed_child_that_gave_out_views_ends_itself(bench: Bench) -> None:
     group = bench.group()
     child = group.begin(buffers=True)
+    child.look()
     assert not group.doom(NotAppliedError("mastership was lost"))
     with pytest.raises(InvariantError):
         group.abort()

@@ -74,13 +74,12 @@ def test_who_does_not_block_is_not_waited_for(rounds: Rounds) -> None:
 def test_who_does_not_come_back_is_forgotten(rounds: Rounds) -> None:
     returning, patience = rounds.returning, PATIENCE_MS * MILLISECOND
     rounds.wait().resolve(RESULT)
-    returning.watch(1)
-    assert returning.deadline == 1 + patience
-    returning.watch(patience)
-    assert returning
-    returning.watch(1 + patience)
-    assert not returning
-    assert returning.deadline is None
+    seen = []
+    for now in (1, patience, 1 + patience):
+        returning.watch(now)
+        seen.append((bool(returning), returning.deadline))
+    assert seen == [(True, 1 + patience), (True, 1 + patience), (False, None)]
+    assert rounds.completed == 1, "who wrote meanwhile has woken nobody"
 
 
 def test_the_patience_begins_anew_with_the_next_round(rounds: Rounds) -> None:

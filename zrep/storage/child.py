@@ -1,7 +1,7 @@
 """One transaction of a group: a nested LMDB transaction and the operations it performed, as they will be replayed.
 
-Whatever changes data is an operation here, and each is captured only when it took effect, in a form that
-replays to the same bytes on every site. User transactions, cursors and batches all come through here.
+Whatever changes data is an operation here, and each is captured when it took effect, or certainly will, in a form
+that replays to the same bytes on every site. User transactions, cursors and batches all come through here.
 
 A put that replaces whatever is there has one outcome: LMDB need not be asked. So a transaction that begins
 with such puts *defers* them, and LMDB's transaction begins when something looks; often nothing does.
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 OP_BYTES = 24
 """What an operation costs in a record besides its key and value, about."""
 DEFERRED_BYTES = 64 * KIB
-"""So much one transaction may leave to the engine, which performs it in one go."""
+"""So much one transaction may leave to the engine, which performs it in one go; a batch is the engine's anyway."""
 KEY_BYTES = 511
 """LMDB's limit."""
 _UNKNOWN: Any = object()
@@ -57,6 +57,7 @@ class Child:
         self.txn = txn
         self.open = True
         """Whether it has neither ended nor was revoked."""
+        self._ended = False
         self.catalogue = catalogue
         self.buffers = buffers
         self.ops: list[list[Any]] = []
@@ -112,13 +113,15 @@ class Child:
         """
         if not self.open:
             self.refuse()
-        self.txn = self._lmdb = txn = self.group.look(self.buffers)
+        txn = self.group.look(self.buffers)
         try:
             for _, name, *operands in self.ops:
                 put_pairs(txn, self.catalogue.handles[name], operands)
-        except lmdb.MapFullError:
-            self.group.store.outgrown = True
+        except BaseException as error:
+            self.group.store.outgrown |= isinstance(error, lmdb.MapFullError)
+            txn.abort()
             raise
+        self.txn = self._lmdb = txn
         return txn
 
     def delete(self, db: "lmdb._Database", key: Any, value: Any = b"") -> bool:
@@ -232,6 +235,7 @@ class Child:
         with self.lock:
             if not self.open:
                 self.refuse()
+            torn = self.group.torn
             try:
                 if self.inner is not None:
                     self.inner.abort()
@@ -240,13 +244,17 @@ class Child:
                 if self._lmdb is not None:
                     # One in which LMDB failed must be aborted: committing it would take P along.
                     self._lmdb.get(b"?", db=self.group.store.bookkeeping)
+                    self.group.torn = True
                     self._lmdb.commit()
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error, lmdb.Error):  # it did not commit
+                    self.group.torn = torn
                 self.abort()
                 raise
-            self.open, self.txn = False, None
+            self.open, self.txn, self._ended = False, None, True
             if self.outer is None:
                 self.group.take(self, session, seq)
+                self.group.torn = torn
                 try:
                     if merged is not None:
                         merged()
@@ -257,9 +265,12 @@ class Child:
                 self.outer.nbytes += self.nbytes
                 self.outer.catalogue = self.catalogue
                 self.outer.inner = None
+                self.group.torn = torn
 
     def abort(self) -> None:
-        """Undo everything. Does nothing when it has ended."""
+        """Undo everything. Does nothing when it has ended, nor waits: the collector calls this anywhere."""
+        if self._ended:
+            return
         with self.lock:
             self.open, self.txn = False, None
             if self.inner is not None:
@@ -271,6 +282,7 @@ class Child:
                     self.outer.inner = None
             elif self.group.child is self:
                 self._gone()
+            self._ended = True
 
     def _gone(self) -> None:
         self.group.child = None

@@ -1,7 +1,7 @@
 """The group transaction: the writes that will become permanent together.
 
 A master keeps one LMDB write transaction open, P. Each of the users' write transactions is a *child* of it:
-a nested LMDB transaction that sees all before it, whose operations are captured as it runs. The group is
+it sees all before it, and its operations are captured as it runs. The group is
 
     open        children run, one at a time, on the application's threads
     in flight   sealed: its payload is in the log, no child can begin
@@ -65,6 +65,8 @@ class Group:
         self._txns: list[Txn] = []
         self._deferred: dict[bytes | None, list[Any]] = {}
         """What is in `_txns` and not in P yet: pairs, by database."""
+        self.torn = False
+        """Whether P may hold what was not captured: somebody was interrupted between the one and the other."""
         self.child: Child | None = None
         self.tail = tuple(tail)
         self.out_of_slots = False
@@ -84,7 +86,7 @@ class Group:
 
     @property
     def lags(self) -> bool:
-        """Whether P lacks something that has been sealed: see `catch_up`."""
+        """Whether P lacks something that has been sealed: a good moment to `catch_up`; `commit` does it in any case."""
         return bool(self._deferred) and self.phase is Phase.IN_FLIGHT
 
     def begin(self, buffers: bool = False) -> Child:
@@ -129,7 +131,9 @@ class Group:
             raise
 
     def catch_up(self) -> None:
-        """Perform in P what was deferred. The engine's; no child is open."""
+        """Let P hold exactly what was captured. The engine's; no child is open."""
+        if self.torn:
+            self._remake()
         try:
             self._catch_up()
         except lmdb.Error:
@@ -140,7 +144,8 @@ class Group:
         self._deferred.clear()
 
     def _remake(self) -> None:
-        """Make P anew from what was captured: a full map or disk has refused it halfway."""
+        """Make P anew from what was captured: a full map or disk has refused it halfway, or it is torn."""
+        self.torn = False
         self._deferred.clear()
         self._image.abort()
         self._image = self.store.image(self.tail, self._txns)
@@ -163,6 +168,7 @@ class Group:
                 return answer
         if self._run_plainly(batch, session, seq):
             return _RAN
+        self.catch_up()
         child = self._begin(False, None)
         try:
             for op in batch.ops:
@@ -174,7 +180,7 @@ class Group:
         return _RAN
 
     def _run_plainly(self, batch: Batch, session: str, seq: int) -> bool:
-        """Run a batch of puts and deletes in P itself; False for one that needs a child, to undo half of it."""
+        """Run puts, deferred, and deletes in P itself; False for a batch that needs a child, to undo half of it."""
         invariant(self.phase is Phase.OPEN and self.child is None, "one writer at a time, in an open group")
         handles = self._image.catalogue.plain
         nbytes = batch.nbytes + OP_BYTES * len(batch.ops)
@@ -225,12 +231,13 @@ class Group:
         invariant(len(own) == bool(self._txns), "a group is committed with its own record", own=len(own))
         self.catch_up()
         self.phase = Phase.ENDED
-        for record in records:
-            self._image.advance(record, self._txns if record.kind == Kind.COMMIT else ())
         with self.store.translating():
             try:
+                for record in records:
+                    self._image.advance(record, self._txns if record.kind == Kind.COMMIT else ())
                 self._image.commit()
             except lmdb.MapFullError:
+                self._image.abort()
                 self.store.grow()
                 self.store.apply((*self.tail, *records))
 
@@ -251,7 +258,7 @@ class Group:
         if child is None:
             return True
         child.revoke(error)
-        if (now or not child.buffers) and self.lock.acquire(blocking=False):
+        if (now or not (child.buffers and child.looked)) and self.lock.acquire(blocking=False):
             try:
                 child.abort()
             finally:

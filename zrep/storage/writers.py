@@ -59,17 +59,13 @@ class Writers:
         Raises what `refuse` was given, NoMasterError after the timeout, and lmdb.Error when this thread
         is the writer already: as in LMDB it would wait for itself.
         """
-        with self._lock:
-            self.check_thread()
-            if self._refusal is not None:
-                raise self._refusal()
-            if self._is_free and not self._turns:
-                self._holder = threading.get_ident()
-                assert self._group is not None
-                return self._group
-            turn = _Turn()
-            self._turns.append(turn)
-            self._call_next()
+        group = self._enter_or_line_up(None)
+        if group is not None:
+            return group
+        turn = _Turn()  # outside the lock: the collector may run here, and end a forgotten transaction
+        group = self._enter_or_line_up(turn)
+        if group is not None:
+            return group
         try:
             turn.called.acquire(timeout=-1 if timeout_ms is None else timeout_ms / 1000)
         except BaseException:
@@ -86,6 +82,20 @@ class Writers:
                 f"or no majority of the sites answers; see `zrep status`"
             )
         return turn.group
+
+    def _enter_or_line_up(self, turn: _Turn | None) -> "Group | None":
+        """Become the writer if nobody is in the way; else wait in line from now on, given a turn."""
+        with self._lock:
+            self.check_thread()
+            if self._refusal is not None:
+                raise self._refusal()
+            if self._is_free and not self._turns:
+                self._holder = threading.get_ident()
+                return self._group
+            if turn is not None:
+                self._turns.append(turn)
+                self._call_next()
+            return None
 
     def check_thread(self) -> None:
         """Raise lmdb.Error when this thread is the writer, and so cannot wait for one to end."""
