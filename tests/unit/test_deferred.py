@@ -218,6 +218,7 @@ def test_who_is_interrupted_between_lmdb_and_the_record_leaves_nothing(bench: Be
     with pytest.raises(KeyboardInterrupt):
         child.merge()
     assert group.torn
+    assert group.full, "nobody else is to see it"
     committed(group, (b"c", b"3"))
     bench.finish(group)
     assert contents(bench.store) == [(b"a", b"1"), (b"c", b"3")]

@@ -82,7 +82,7 @@ class Group:
     def full(self) -> bool:
         if self._nbytes >= min(FULL_BYTES, self.record_bytes // 2) or self._npages >= FULL_PAGES:
             return True
-        return (self.out_of_slots or self.store.outgrown) and bool(self.merged)
+        return (self.out_of_slots or self.store.outgrown or self.torn) and bool(self.merged)
 
     @property
     def lags(self) -> bool:

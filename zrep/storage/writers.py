@@ -171,10 +171,12 @@ class Writers:
         """Become the writer if nobody is; otherwise be woken when the writer leaves, before anybody else."""
         with self._lock:
             self._engine_waits = False
-            if self._group is None or self._group.full:
+            if self._group is None:
                 return None
             if self._holder is not None:
                 self._engine_waits = True
+                return None
+            if self._group.full:
                 return None
             self._holder = threading.get_ident()
             return self._group
