@@ -79,7 +79,7 @@ class BenchGroup:
         cores = _cores(count) if pin else [None] * count
         self.sites = [
             BenchSite(directory / f"site-{number}", address, options, core)
-            for number, address, core in zip(range(1, count + 1), addresses, cores, strict=True)
+            for number, (address, core) in enumerate(zip(addresses, cores, strict=True), 1)
         ]
 
     @property

@@ -77,7 +77,7 @@ class Commits:
         waiting = []
         result: CommitResult | None = None
         for ticket in flight.tickets:
-            if (permanent and ticket.policy is AckPolicy.QUORUM) or self._enough(ticket, permanent, reigns, holders):
+            if self._enough(ticket, permanent, reigns, holders):
                 if result is None:
                     token = CommitToken(gen, lsn, self._site)
                     result = CommitResult(token, permanent, holders, replica.config.durability)

@@ -200,10 +200,13 @@ class Engine:
     def _post(self, run: Callable[[], None], refuse: Callable[[Exception], None]) -> None:
         self._check_alive()
         self._calls.append(Call(run, refuse))
+        self._inbox_changed(self.wake)
+
+    def _inbox_changed(self, wake: Callable[[], None]) -> None:
         if self._closed:
             self._refuse_inbox()
         else:
-            self.wake()
+            wake()
 
     def _refuse_inbox(self) -> None:
         """Tell whoever asked for something that nobody will do it. Any thread, several at once."""
@@ -242,10 +245,7 @@ class Engine:
         """Run a batch at the master, which may be another site."""
         self._check_alive()
         self._new_writes.append((batch, ticket))
-        if self._closed:
-            self._refuse_inbox()
-        else:
-            self._wake_to_write()
+        self._inbox_changed(self._wake_to_write)
 
     def submit_future(self, batch: Batch, acks: AckPolicy | None, timeout_ms: int | None) -> "Future[CommitResult]":
         """As `submit`, answered by a future."""

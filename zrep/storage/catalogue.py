@@ -71,7 +71,7 @@ KINDS = tuple(sorted({flag_bits({name: bool(bits & bit) for name, bit in _BITS.i
 class Catalogue:
     """The user's databases at one moment. A value: a change makes a new one, an abort forgets it."""
 
-    __slots__ = ("handles", "names", "plain", "plain_names")
+    __slots__ = ("handles", "names", "plain")
 
     def __init__(self, handles: Mapping[bytes | None, "lmdb._Database"]) -> None:
         self.handles = MappingProxyType(dict(handles))
@@ -80,7 +80,6 @@ class Catalogue:
         """Those whose keys are bytes, in order, with one value each."""
         self.names = {id(handle): name for name, handle in handles.items()}
         """By handle's identity: LMDB's handles live as long as the environment, and cannot be hashed safely."""
-        self.plain_names = {id(handle): name for name, handle in self.plain.items()}
 
     def with_database(self, name: bytes, handle: "lmdb._Database") -> "Catalogue":
         return Catalogue({**self.handles, name: handle})

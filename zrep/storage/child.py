@@ -20,7 +20,6 @@ from zrep.options import KIB
 from zrep.records import Op, join, note
 from zrep.storage.catalogue import DUPSORT, INTEGER_KEY, KINDS, REVERSE_KEY, Catalogue, flag_bits
 from zrep.storage.failures import closed, databases_full, invalid_parameter, not_found
-from zrep.storage.image import put_pairs
 
 if TYPE_CHECKING:
     from zrep.storage.group import Group
@@ -99,8 +98,8 @@ class Child:
         """Capture a put without performing it, if LMDB would certainly do it; False if it is to be asked."""
         if type(key) is not bytes or type(value) is not bytes or not 0 < len(key) <= KEY_BYTES:
             return False
-        name = self.catalogue.plain_names.get(id(db), _UNKNOWN)
-        if name is _UNKNOWN or self.nbytes + len(key) + len(value) > DEFERRED_BYTES:
+        name = self.catalogue.names.get(id(db), _UNKNOWN)
+        if name not in self.catalogue.plain or self.nbytes + len(key) + len(value) > DEFERRED_BYTES:
             return False
         note(self.ops, Op.PUT, name, key, value)
         self.nbytes += len(key) + len(value) + OP_BYTES
@@ -113,15 +112,7 @@ class Child:
         """
         if not self.open:
             self.refuse()
-        txn = self.group.look(self.buffers)
-        try:
-            for _, name, *operands in self.ops:
-                put_pairs(txn, self.catalogue.handles[name], operands)
-        except BaseException as error:
-            self.group.store.outgrown |= isinstance(error, lmdb.MapFullError)
-            txn.abort()
-            raise
-        self.txn = self._lmdb = txn
+        self.txn = self._lmdb = txn = self.group.look(self)
         return txn
 
     def delete(self, db: "lmdb._Database", key: Any, value: Any = b"") -> bool:

@@ -108,27 +108,26 @@ class Group:
         self.child = Child(self, None, None, self._image.catalogue, buffers, leave)
         return self.child
 
-    def look(self, buffers: bool) -> "lmdb.Transaction":
-        """Begin LMDB's transaction of the child, which sees everything before it. Called by the child, under the lock.
+    def look(self, child: Child) -> "lmdb.Transaction":
+        """Begin LMDB's transaction of `child`, with everything before it and what it has deferred itself.
 
-        Raises lmdb.MapFullError; then it has not begun.
+        Raises lmdb.MapFullError; then it has not begun. Called by the child, under the lock.
         """
-        txn = self.store.nest(self._image.txn, buffers)
+        txn = self.store.nest(self._image.txn, child.buffers)
         try:
             self._perform_deferred(txn)
-        except BaseException:
+            for _, name, *pairs in child.ops:
+                put_pairs(txn, child.catalogue.plain[name], pairs)
+        except BaseException as error:
+            self.store.outgrown |= isinstance(error, lmdb.MapFullError)
             txn.abort()
             raise
         return txn
 
     def _perform_deferred(self, txn: "lmdb.Transaction") -> None:
         handles = self._image.catalogue.plain
-        try:
-            for name, pairs in self._deferred.items():
-                put_pairs(txn, handles[name], pairs)
-        except lmdb.MapFullError:
-            self.store.outgrown = True
-            raise
+        for name, pairs in self._deferred.items():
+            put_pairs(txn, handles[name], pairs)
 
     def catch_up(self) -> None:
         """Let P hold exactly what was captured. The engine's; no child is open."""
