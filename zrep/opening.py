@@ -69,9 +69,8 @@ class Opened:
 
     @property
     def _sync(self) -> bool:
-        """Whether the group flushes before it acknowledges: its configuration says, or for a new one the options."""
-        config = self.store.applied.config
-        return (config.durability if config.members else self.options.durability) == "sync"
+        """Whether the group flushes before it acknowledges, as far as the store knows."""
+        return self.store.applied.config.durability == "sync"
 
     @property
     def _alone(self) -> bool:
@@ -85,7 +84,6 @@ class Opened:
         log = SegmentedLog(
             self.home.log_directory(self.meta.state),
             segment_bytes=self.options.segment_bytes,
-            sync=self._sync,
             floor=0 if self._alone and not self._sync else applied,
         )
         if log.first > applied + 1:

@@ -46,6 +46,9 @@ class Applied(NamedTuple):
 class Log(Protocol):
     """The append-only log. LSNs `first`..`tip.lsn` can be read, buffered ones included."""
 
+    sync: bool
+    """Whether `flush` waits for the disk; if not, what was flushed survives the process only."""
+
     @property
     def first(self) -> Lsn:
         """LSN of the oldest retained record; `tip.lsn + 1` when there is none."""

@@ -20,9 +20,11 @@ from zrep.records import History, Kind, Record, Reign, Tip, follows
 class MemoryLog:
     """A `ports.Log`. `MemoryLog(base)` is empty and continues after `base`; `records` are flushed already."""
 
-    __slots__ = ("_base", "_kept", "_lost", "_records", "_tip")
+    __slots__ = ("_base", "_kept", "_lost", "_records", "_tip", "sync")
 
     def __init__(self, base: Tip = Tip(), records: Iterable[Record] = ()) -> None:  # noqa: B008 - immutable
+        self.sync = True
+        """Not looked at: what a crash of the system does to unflushed records is not simulated."""
         self._base = base
         """The record before `first`: its gen and chain outlive trimming."""
         self._records = list(records)

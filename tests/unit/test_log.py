@@ -308,7 +308,8 @@ def test_after_a_failed_flush_every_retained_record_is_read(tmp_path: Path, monk
 
 def test_without_sync_nothing_is_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     SegmentedLog.create(tmp_path, segment_bytes=SEGMENT)
-    log = SegmentedLog(tmp_path, segment_bytes=SEGMENT, sync=False)
+    log = SegmentedLog(tmp_path, segment_bytes=SEGMENT)
+    log.sync = False
     with monkeypatch.context() as patch:
         patch.setattr(os, "fdatasync", failing(errno.EIO, []))
         records = flush(log, 10, 20)

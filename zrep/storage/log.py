@@ -36,19 +36,17 @@ class SegmentedLog:
         directory: Path,
         *,
         segment_bytes: int = 64 * MIB,
-        sync: bool = True,
         floor: Lsn = 0,
         cache_bytes: int = 16 * MIB,
     ) -> None:
         """Open the log that `create` made; what stands in it afterwards is durable.
 
-        `sync=False` is durability "process". `floor` is an LSN that was durable once, by what the caller
-        knows otherwise (the store's applied LSN). Raises DamagedLogError when the log cannot vouch for all
-        it ever held, StorageError when it cannot be read.
+        `floor` is an LSN that was durable once, by what the caller knows otherwise (the store's applied LSN).
+        Raises DamagedLogError when the log cannot vouch for all it ever held, StorageError when it cannot be read.
         """
         self.directory = directory
         self._segment_bytes = segment_bytes
-        self._sync = sync
+        self.sync = True
         self._cache_bytes = cache_bytes
         self._failure: StorageError | None = None
         with self._fatal("open"):
@@ -204,7 +202,7 @@ class SegmentedLog:
             if error.errno in DISK_FULL:
                 active.erase(0)
             self._refuse(error)
-        if self._sync:
+        if self.sync:
             active.flush()
 
     def _begin_segment(self, last: Segment) -> Segment:
