@@ -220,7 +220,7 @@ def encode_batch(batch: Batch) -> bytes:
     """
     packer = msgpack.Packer(autoreset=False)
     packer.pack(FORMAT)
-    for op in batch.ops:
+    for op in batch:
         packer.pack(op)
     return bytes(packer.bytes())
 
@@ -238,8 +238,7 @@ def decode_batch(payload: bytes) -> Batch:
         for op in unpacker:
             if op[0] not in _BATCH_SHAPES[tuple(map(type, op))]:
                 raise Wrong("operation with another's operands")
-            batch.ops.append(op)
-            batch.nbytes += len(op[2]) + (len(op[3]) if op[3] is not None else 0)
+            batch.add(*op)
         if unpacker.tell() != len(payload):
             raise Wrong("cut short")
     except (*_UNDECODABLE, LookupError) as error:

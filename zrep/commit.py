@@ -1,7 +1,8 @@
 """What a write is and what became of it: `Batch`, `CommitToken`, `CommitResult`."""
 
 import struct
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from zrep.errors import OptionError
 from zrep.ids import Gen, Lsn, Position, SiteId
@@ -65,37 +66,58 @@ class Batch:
     PUT, DELETE, DELETE_RANGE, EXPECT, CREATE = 1, 2, 3, 4, 5
 
     def __init__(self) -> None:
-        self.ops: list[tuple[int, bytes | None, bytes, bytes | None]] = []
+        self.ops: list[list[Any]] = []
+        """(code, db, key, value, key, value, …): one for all that follow one another and differ only in those."""
         self.nbytes = 0
         """Bytes of keys and values, for comparison with the record limit."""
 
     def put(self, key: bytes, value: bytes, db: bytes | None = None) -> "Batch":
         """Store a pair, replacing the value if the key is there."""
-        return self._add(self.PUT, db, key, value)
+        return self.add(self.PUT, db, key, value if type(value) is bytes else _copied("value", value))
 
     def delete(self, key: bytes, db: bytes | None = None) -> "Batch":
         """Remove a key, if it is there."""
-        return self._add(self.DELETE, db, key, None)
+        return self.add(self.DELETE, db, key, None)
 
     def delete_range(self, start: bytes, stop: bytes | None, db: bytes | None = None) -> "Batch":
         """Remove every key from `start` up to, not including, `stop`; None: to the end."""
-        return self._add(self.DELETE_RANGE, db, start, stop)
+        return self.add(self.DELETE_RANGE, db, start, stop)
 
     def expect(self, key: bytes, value: bytes | None, db: bytes | None = None) -> "Batch":
         """Apply the batch only if the key's value is `value` here (None: absent); else ConflictError."""
-        return self._add(self.EXPECT, db, key, value)
+        return self.add(self.EXPECT, db, key, value)
 
     def create(self, db: bytes, flags: int = 0) -> "Batch":
         """Create a database, if it does not exist, with LMDB's `flags`; what follows may use it."""
-        return self._add(self.CREATE, db, b"", flags.to_bytes(4, "big"))
+        return self.add(self.CREATE, db, b"", flags.to_bytes(4, "big"))
 
-    def _add(self, op: int, db: bytes | None, key: bytes, value: bytes | None) -> "Batch":
-        for what, given in (("key", key), ("value", value), ("db", db)):
-            if given is not None and not isinstance(given, (bytes, bytearray, memoryview)):
-                raise TypeError(f"{what} must be bytes, not {type(given).__name__}")
-        self.ops.append((op, None if db is None else bytes(db), bytes(key), None if value is None else bytes(value)))
-        self.nbytes += len(key) + (len(value) if value is not None else 0)
+    def add(self, code: int, db: bytes | None, key: bytes, value: bytes | None) -> "Batch":
+        """Add an operation, as iterating tells it. Raises TypeError for what is no bytes."""
+        if type(key) is not bytes:
+            key = _copied("key", key)
+        if value is not None and type(value) is not bytes:
+            value = _copied("value", value)
+        if db is not None and type(db) is not bytes:
+            db = _copied("db", db)
+        self.nbytes += len(key) if value is None else len(key) + len(value)
+        ops = self.ops
+        if ops and ops[-1][0] == code and ops[-1][1] == db:
+            ops[-1] += (key, value)
+        else:
+            ops.append([code, db, key, value])
         return self
 
+    def __iter__(self) -> Iterator[tuple[int, bytes | None, bytes, bytes | None]]:
+        """Return the single operations, in order: code, db, key, value."""
+        for code, db, *operands in self.ops:
+            for key, value in zip(operands[::2], operands[1::2], strict=True):
+                yield code, db, key, value
+
     def __len__(self) -> int:
-        return len(self.ops)
+        return sum(len(op) // 2 - 1 for op in self.ops)
+
+
+def _copied(what: str, given: object) -> bytes:
+    if not isinstance(given, (bytes, bytearray, memoryview)):
+        raise TypeError(f"{what} must be bytes, not {type(given).__name__}")
+    return bytes(given)

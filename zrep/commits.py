@@ -68,6 +68,7 @@ class Commits:
         permanent = applied >= lsn
         if not permanent and flight.only_for_permanence and now < flight.deadline:
             return True
+        everybody = permanent and flight.only_for_permanence
         if permanent and replica.gen_at(lsn) != gen:
             for ticket in flight.tickets:
                 ticket.reject(_not_applied(flight.position))
@@ -77,7 +78,7 @@ class Commits:
         waiting = []
         result: CommitResult | None = None
         for ticket in flight.tickets:
-            if self._enough(ticket, permanent, reigns, holders):
+            if everybody or self._enough(ticket, permanent, reigns, holders):
                 if result is None:
                     token = CommitToken(gen, lsn, self._site)
                     result = CommitResult(token, permanent, holders, replica.config.durability)

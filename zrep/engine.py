@@ -43,7 +43,7 @@ from zrep.reads import Reads
 from zrep.records import Member
 from zrep.replica.replica import Replica, Role
 from zrep.storage.store import Store
-from zrep.tickets import Answer, Callback, Returning, Ticket, Wait, into
+from zrep.tickets import Awaited, Callback, Returning, Ticket, Wait
 from zrep.writing import Write, Writing
 
 ARRIVALS_PER_TURN = 256
@@ -115,7 +115,7 @@ class Engine:
         self._closed = False
         """Set before the inbox is emptied for the last time: who puts something in later empties it himself."""
         self._calls: deque[Call] = deque()
-        self._new_writes: deque[tuple[Batch, Ticket]] = deque()
+        self._new_writes: deque[Write] = deque()
 
         self._returning = Returning(self._returned)
         self._commits = Commits(replica, self._site)
@@ -214,8 +214,8 @@ class Engine:
         error = self._refusal()
         for call in _taken(self._calls):
             call.refuse(error)
-        for _, ticket in _taken(self._new_writes):
-            ticket.reject(error)
+        for write in _taken(self._new_writes):
+            write.ticket.reject(error)
 
     def _refusal(self) -> ZrepError:
         if self.failure is not None:
@@ -230,9 +230,9 @@ class Engine:
         """Make a ticket to block on; its time runs from now."""
         return Wait(acks or self.options.ack_policy, self._until(timeout_ms), self._returning)
 
-    def callback(self, acks: AckPolicy | None, timeout_ms: int | None, answer: Answer) -> Callback:
-        """Make a ticket that calls `answer` on the engine's thread; its time runs from now."""
-        return Callback(acks or self.options.ack_policy, self._until(timeout_ms), answer)
+    def awaited(self, acks: AckPolicy | None, timeout_ms: int | None) -> Awaited:
+        """Make a ticket that has a future; its time runs from now."""
+        return Awaited(acks or self.options.ack_policy, self._until(timeout_ms))
 
     def _until(self, timeout_ms: int | None) -> Nanoseconds:
         timeout = self.options.ack_timeout_ms if timeout_ms is None else timeout_ms
@@ -245,14 +245,8 @@ class Engine:
     def submit(self, batch: Batch, ticket: Ticket) -> None:
         """Run a batch at the master, which may be another site."""
         self._check_alive()
-        self._new_writes.append((batch, ticket))
+        self._new_writes.append(Write(batch, ticket))
         self._inbox_changed(self._wake_to_write)
-
-    def submit_future(self, batch: Batch, acks: AckPolicy | None, timeout_ms: int | None) -> "Future[CommitResult]":
-        """As `submit`, answered by a future."""
-        future: Future[CommitResult] = Future()
-        self.submit(batch, self.callback(acks, timeout_ms, into(future)))
-        return future
 
     def wait_applied(self, position: Position, timeout_ms: int) -> None:
         """Block until the store has applied up to that record. Raises NoMasterError when it takes too long."""
@@ -484,10 +478,11 @@ class Engine:
         """Take new writes from the inbox: a master runs them, a client forwards them."""
         new = self._new_writes
         if self.replica.role is Role.MASTER:
-            self._writing.add([Write(*new.popleft()) for _ in range(len(new))])
+            self._writing.add([new.popleft() for _ in range(len(new))])
         else:
             for _ in range(len(new)):
-                self._forwarding.add(*new.popleft(), now)
+                write = new.popleft()
+                self._forwarding.add(write.batch, write.ticket, now)
 
     def run(self, batch: Batch, session: str, seq: int, ticket: Ticket) -> None:
         """Run a request of a session, or of a foreign program; on the engine's thread, at the master."""

@@ -233,7 +233,9 @@ class Environment:
         self, batch: Batch, acks: AckPolicy | None = None, timeout_ms: int | None = None
     ) -> "Future[CommitResult]":
         """As `write`, without waiting. Cancelling the future does not undo the write."""
-        return self.engine.submit_future(batch, acks, timeout_ms)
+        ticket = self.engine.awaited(acks, timeout_ms)
+        self.engine.submit(batch, ticket)
+        return ticket.future
 
     async def awrite(self, batch: Batch, acks: AckPolicy | None = None, timeout_ms: int | None = None) -> CommitResult:
         """As `write`, for asyncio."""

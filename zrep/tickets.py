@@ -8,7 +8,7 @@ does. No timer forms a group; there is one only for a thread that does not get t
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from typing import TypeAlias
 
 from zrep.commit import CommitResult
@@ -57,6 +57,25 @@ class Callback(Ticket):
 
     def _tell(self, result: CommitResult | None, error: Exception | None) -> None:
         self._answer(result, error)
+
+
+class Awaited(Ticket):
+    """One whose caller has a future. A cancelled one has lost its caller, not its commit."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, policy: AckPolicy, deadline: Nanoseconds) -> None:
+        super().__init__(policy, deadline)
+        self.future: Future[CommitResult] = Future()
+
+    def _tell(self, result: CommitResult | None, error: Exception | None) -> None:
+        try:
+            if error is not None:
+                self.future.set_exception(error)
+            elif result is not None:
+                self.future.set_result(result)
+        except InvalidStateError:
+            self.future.set_running_or_notify_cancel()
 
 
 class Wait(Ticket):
@@ -122,17 +141,3 @@ class Returning:
             self._away.clear()
             self.deadline = None
             self._complete()
-
-
-def into(future: "Future[CommitResult]") -> Answer:
-    """Return an answer that completes `future`; a cancelled one has lost its caller, not its commit."""
-
-    def answer(result: CommitResult | None, error: Exception | None) -> None:
-        if not future.set_running_or_notify_cancel():
-            return
-        if error is not None:
-            future.set_exception(error)
-        elif result is not None:
-            future.set_result(result)
-
-    return answer

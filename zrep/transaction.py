@@ -7,7 +7,6 @@ permanent; `commit` waits for that, as the ack policy says.
 
 import weakref
 from abc import ABCMeta
-from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +16,11 @@ from zrep.commit import CommitResult
 from zrep.cursor import Buffer, Cursor
 from zrep.options import AckPolicy
 from zrep.storage.child import Child
-from zrep.tickets import Ticket, into
+from zrep.tickets import Ticket
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from zrep.environment import Environment
 
 
@@ -103,9 +104,9 @@ class Transaction(metaclass=ABCMeta):  # noqa: B024 - so that lmdb's own transac
 
     def commit_async(self, acks: AckPolicy | None = None, timeout_ms: int | None = None) -> "Future[CommitResult]":
         """Commit as `commit` does, and return a future of its result. For transactions without a parent."""
-        future: Future[CommitResult] = Future()
-        self._commit(self.engine.callback(acks, timeout_ms, into(future)))
-        return future
+        ticket = self.engine.awaited(acks, timeout_ms)
+        self._commit(ticket)
+        return ticket.future
 
     def _commit(self, ticket: Ticket) -> None:
         ticket.wrote = bool(self.child.ops)

@@ -91,6 +91,18 @@ def test_deletes_and_puts_of_a_batch_keep_their_order(bench: Bench) -> None:
     assert contents(bench.store) == [(b"a", b"2")]
 
 
+def test_a_batch_stays_what_it_was_and_can_be_run_again(bench: Bench) -> None:
+    batch = Batch().put(b"a", b"1").put(b"b", b"1").delete(b"b").delete(b"c").put(b"c", b"1")
+    before = list(batch)
+    group = bench.group()
+    for _ in range(2):
+        group.run_batch(batch)
+        committed(group, (b"d", b"1"))
+    bench.finish(group)
+    assert (list(batch), len(batch), batch.nbytes) == (before, 5, 8)
+    assert contents(bench.store) == [(b"a", b"1"), (b"c", b"1"), (b"d", b"1")]
+
+
 def test_a_database_is_dropped_and_made_after_what_was_deferred_in_it(bench: Bench, tmp_path: Path) -> None:
     bench.store.apply([bench.script.commit((Op.CREATE_DB, b"d", 0))])
     group = bench.group()

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent import futures
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import zrep
 from zrep.commit import Batch, CommitResult
 from zrep.errors import NotAppliedError
 from zrep.options import MILLISECOND, AckPolicy
-from zrep.tickets import PATIENCE_MS, Callback, Returning, Ticket, Wait
+from zrep.tickets import PATIENCE_MS, Awaited, Callback, Returning, Ticket, Wait
 
 RESULT = CommitResult(None, True, (), "sync")
 DEADLINE_S = 20.0
@@ -69,6 +70,15 @@ def test_who_does_not_block_is_not_waited_for(rounds: Rounds) -> None:
     ticket.resolve(RESULT)
     assert told == [(RESULT, None)]
     assert not rounds.returning
+
+
+def test_a_cancelled_future_ends_whoever_waits_for_it() -> None:
+    kept, cancelled = (Awaited(AckPolicy.QUORUM, 0) for _ in range(2))
+    assert cancelled.future.cancel()
+    for ticket in (kept, cancelled):
+        ticket.resolve(RESULT)
+    assert kept.future.result() == RESULT
+    assert not futures.wait((cancelled.future,), DEADLINE_S).not_done
 
 
 def test_who_does_not_come_back_is_forgotten(rounds: Rounds) -> None:

@@ -74,13 +74,14 @@ class Group:
         self._leave = leave
         self._image = store.image(tail)
         self.record_bytes = record_bytes
+        self._full_bytes = min(FULL_BYTES, record_bytes // 2)
         self._nbytes = 0
         self._npages = 0
         self._seq_by_session: dict[str, int] = {}
 
     @property
     def full(self) -> bool:
-        if self._nbytes >= min(FULL_BYTES, self.record_bytes // 2) or self._npages >= FULL_PAGES:
+        if self._nbytes >= self._full_bytes or self._npages >= FULL_PAGES:
             return True
         return (self.out_of_slots or self.store.outgrown or self.torn) and bool(self.merged)
 
@@ -170,7 +171,7 @@ class Group:
         self.catch_up()
         child = self._begin(False, None)
         try:
-            for op in batch.ops:
+            for op in batch:
                 child.run(*op)
             child.merge(session, seq)
         except BaseException:
@@ -182,21 +183,26 @@ class Group:
         """Run puts, deferred, and deletes in P itself; False for a batch that needs a child, to undo half of it."""
         invariant(self.phase is Phase.OPEN and self.child is None, "one writer at a time, in an open group")
         handles = self._image.catalogue.plain
-        nbytes = batch.nbytes + OP_BYTES * len(batch.ops)
-        for code, name, key, _ in batch.ops:
-            if code > Batch.DELETE or name not in handles or not 0 < len(key) <= KEY_BYTES:
+        nbytes = batch.nbytes
+        for code, name, *operands in batch.ops:
+            if code > Batch.DELETE or name not in handles:
                 return False
+            for key in operands[::2]:
+                if not 0 < len(key) <= KEY_BYTES:
+                    return False
+                nbytes += OP_BYTES
         self.check_size(nbytes)
         ops: list[list[Any]] = []
         try:
-            for code, name, key, value in batch.ops:
+            for code, name, *operands in batch.ops:
                 if code == Batch.PUT:
-                    note(ops, Op.PUT, name, key, value or b"")
-                    self._defer(name, (key, value or b""))
+                    ops.append([Op.PUT, name, *operands])
+                    self._defer(name, operands)
                     continue
                 self._catch_up()
-                if self._image.txn.delete(key, db=handles[name]):
-                    note(ops, Op.DELETE, name, key)
+                for key in operands[::2]:
+                    if self._image.txn.delete(key, db=handles[name]):
+                        note(ops, Op.DELETE, name, key)
         except lmdb.Error:
             self._remake()
             return False
