@@ -19,7 +19,7 @@ from typing import Any
 import zmq
 
 from zrep.bus.peer import Addresses, Link
-from zrep.bus.sockets import Sockets
+from zrep.bus.sockets import Sockets, receive
 from zrep.codec import Malformed, Reply, Request, decode_reply, encode_batch, encode_request
 from zrep.commit import Batch, CommitResult, CommitToken
 from zrep.endpoints import Endpoint, parse
@@ -375,11 +375,8 @@ class Client:
             server.up, server.failed = False, True
 
     def _take_replies(self, link: Link) -> None:
-        while True:
-            try:
-                reply = decode_reply(link.control.recv_multipart(zmq.NOBLOCK))
-            except zmq.Again:
-                return
+        for frames in receive(link.control):
+            reply = decode_reply(frames)
             if isinstance(reply, Malformed):
                 continue
             if reply.id in self._learning:

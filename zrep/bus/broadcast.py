@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import zmq
 
-from zrep.bus.sockets import Socket, send
+from zrep.bus.sockets import Socket, receive, send
 from zrep.ids import GroupId, Incarnation, SiteId
 
 LISTENERS = 1024
@@ -46,11 +46,7 @@ class Publisher:
 
     def changes(self, limit: int) -> Iterator[SiteId | None]:
         """Read up to `limit` subscriptions: yield the site that came or went, None for what is no news."""
-        for _ in range(limit):
-            try:
-                frame = self.socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                return
+        for frame, *_ in receive(self.socket, limit):
             yield self._count(frame)
 
     def _count(self, frame: bytes) -> SiteId | None:

@@ -23,7 +23,7 @@ from zrep.bus.listen import listen
 from zrep.bus.peer import Seed
 from zrep.bus.readers import Readers
 from zrep.bus.resolver import Resolver
-from zrep.bus.sockets import LARGE, Socket, SocketHook, Sockets, send
+from zrep.bus.sockets import LARGE, Socket, SocketHook, Sockets, receive, send
 from zrep.bus.wake import Wake
 from zrep.endpoints import Endpoint
 from zrep.ids import NO_GROUP, GroupId, Incarnation, Nanoseconds, SiteId
@@ -213,40 +213,34 @@ class Bus:
         return seen < limit
 
     def _read_broadcasts(self, limit: int) -> bool:
-        socket = self._subscriber.socket
-        for _ in range(limit):
-            try:
-                frames = socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return True
+        seen = 0
+        for frames in receive(self._subscriber.socket, limit):
+            seen += 1
             topic = self._subscriber.topic
             if frames[0].startswith(topic):
                 frames[0] = frames[0][len(topic) :]
             self._on_frames(frames)
-        return False
+        return seen < limit
 
     def _read_router(self, limit: int) -> bool:
-        for _ in range(limit):
-            if self._pause:
-                return False
-            try:
-                route, *frames = self._router.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return True
+        limit = 0 if self._pause else limit
+        seen = 0
+        for route, *frames in receive(self._router, limit):
+            seen += 1
             if frames and frames[0] == codec.FOREIGN:
                 self._on_request(route, frames)
             else:
                 self._on_frames(frames, route)
-        return False
+            if self._pause:
+                return False
+        return seen < limit
 
     def _read_seed(self, seed: Seed, limit: int) -> bool:
         """Read who answers at a seed: a HELLO, by the connection that we made."""
-        socket = seed.link.control if seed.link is not None else None
-        if socket is not None:
-            try:
-                self._on_frames(socket.recv_multipart(zmq.NOBLOCK), seed=seed)
-            except zmq.Again:
-                return True
+        frames = next(receive(seed.link.control, 1), None) if seed.link is not None else None
+        if frames is None:
+            return True
+        self._on_frames(frames, seed=seed)
         return seed.link is None
 
     def _on_request(self, route: bytes, frames: Sequence[bytes]) -> None:
