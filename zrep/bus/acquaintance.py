@@ -145,7 +145,10 @@ class Acquaintance:
     def greet(self, dial: Dial, flags: int = Flag.NONE) -> None:
         """Say HELLO to somebody."""
         site = dial.site if isinstance(dial, Peer) else None
-        if dial.send(codec.encode(self.hello_to(site, flags))):
+        sent = dial.send(codec.encode(self.hello_to(site, flags)))
+        if isinstance(dial, Seed) and dial.link is not None:
+            self._readers.doubt(dial.link.control)
+        if sent:
             dial.greeted = True
             if isinstance(dial, Peer):
                 self._settle(dial)

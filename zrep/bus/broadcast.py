@@ -7,7 +7,7 @@ how a site sees another die a millisecond after it did.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import zmq
 
@@ -70,10 +70,14 @@ class Publisher:
 class Subscriber:
     """Our SUB: connected to every known peer's XPUB, subscribed to the group and to ourselves."""
 
-    def __init__(self, socket: Socket, site: SiteId, incarnation: Incarnation) -> None:
+    def __init__(
+        self, socket: Socket, site: SiteId, incarnation: Incarnation, touched: Callable[[Socket], None]
+    ) -> None:
+        """`touched` is called whenever something else than reading was done with the socket."""
         self.socket = socket
         self.topic = b""
         self._uris: dict[SiteId, str] = {}
+        self._touched = touched
         socket.subscribe(listener_topic(site, incarnation))
 
     def follow(self, group: GroupId) -> None:
@@ -84,6 +88,7 @@ class Subscriber:
             if self.topic:
                 self.socket.unsubscribe(self.topic)
             self.topic = topic
+            self._touched(self.socket)
 
     def hears(self, site: SiteId) -> bool:
         """Tell whether we are connected, or connecting, to a site's XPUB."""
@@ -98,6 +103,7 @@ class Subscriber:
         self.disconnect(site)
         self.socket.connect(uri)
         self._uris[site] = uri
+        self._touched(self.socket)
 
     def disconnect(self, site: SiteId) -> None:
         """Hear a site no more. One that took over its address is still heard."""
@@ -105,3 +111,4 @@ class Subscriber:
         if uri is not None and uri not in self._uris.values():
             with contextlib.suppress(zmq.ZMQError):  # over inproc a peer that closed has ended it already
                 self.socket.disconnect(uri)
+            self._touched(self.socket)

@@ -80,10 +80,10 @@ class Bus:
             raise
         self._router, _, self.endpoints, self.publish = listening
         self._publisher = Publisher(listening.publisher)
-        self._subscriber = Subscriber(self._sockets.subscriber(), site, incarnation)
         self._wake = Wake()
         self._resolver = Resolver(self._wake.set)
         self._readers = Readers(self._wake)
+        self._subscriber = Subscriber(self._sockets.subscriber(), site, incarnation, self._readers.doubt)
         self._news: list[Arrival] = []
         self._reported: set[str] = set()
         self._pause = False
@@ -170,6 +170,7 @@ class Bus:
         frames = codec.encode(message)
         if message.to is None:
             sent = self._publisher.publish(self.group, frames)
+            self._readers.doubt(self._publisher.socket)
         else:
             peer = self._known.peer(message.to)
             bulk = message.type is Type.LOG or (len(frames) > 1 and len(frames[1]) >= LARGE)
@@ -179,8 +180,13 @@ class Bus:
 
     def reply(self, route: bytes, reply: codec.Reply) -> None:
         """Answer a foreign program; one that is gone or does not read loses the answer."""
-        sent = send(self._router, (route, *codec.encode_reply(reply)))
+        sent = self._send_back(route, codec.encode_reply(reply))
         self.counters["replies" if sent else "replies_lost"] += 1
+
+    def _send_back(self, route: bytes, frames: Sequence[bytes]) -> bool:
+        """Answer by the connection that something came by."""
+        self._readers.doubt(self._router)
+        return send(self._router, (route, *frames))
 
     def close(self) -> None:
         """Close every socket. Waits up to a second for replies to foreign programs to leave."""
@@ -287,7 +293,7 @@ class Bus:
         """Tell one who dialled an address, not a site, who is here: by the same connection."""
         if message.type is Type.HELLO and message.to is None and route is not None:
             hello = self._known.hello_to(message.sender)
-            send(self._router, (route, *codec.encode(hello)))
+            self._send_back(route, codec.encode(hello))
 
     def _on_own(self, incarnation: Incarnation) -> None:
         """Our own broadcast came back, or somebody else speaks with our site id (R1)."""

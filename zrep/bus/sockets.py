@@ -89,9 +89,13 @@ def receive(socket: Socket, limit: int = sys.maxsize) -> Iterator[list[bytes]]:
                 frame = socket.recv(copy=False)
                 frames.append(frame.bytes)
             yield frames
-            events: int = socket.get(zmq.EVENTS)  # type: ignore[assignment]
-            if not events & zmq.POLLIN:
+            if not is_readable(socket):
                 return
+
+
+def is_readable(socket: Socket) -> bool:
+    events: int = socket.get(zmq.EVENTS)  # type: ignore[assignment]
+    return bool(events & zmq.POLLIN)
 
 
 class Sockets:
