@@ -171,17 +171,17 @@ def _released_at_once(self: Checkpoints, tip: Tip) -> Any:
     return pinned
 
 
-def _meta_read_late(self: Checkpoints, snapshot: Snapshot) -> None:
+def _meta_read_late(self: Checkpoints, snapshot: Snapshot, *rest: Any) -> None:
     size = len(snapshot.page)
     slot = checkpoint._TXNID.unpack_from(snapshot.page, checkpoint._TXNID_AT)[0] & 1
     _secure(self, snapshot._replace(page=os.pread(self._fd, size, slot * size)))
 
 
-def _not_flushed(self: Checkpoints, snapshot: Snapshot) -> None:
+def _not_flushed(self: Checkpoints, snapshot: Snapshot, *rest: Any) -> None:
     checkpoint.save(self._path, snapshot)
 
 
-def _saved_first(self: Checkpoints, snapshot: Snapshot) -> None:
+def _saved_first(self: Checkpoints, snapshot: Snapshot, *rest: Any) -> None:
     checkpoint.save(self._path, snapshot)
     os.fdatasync(self._fd)
 

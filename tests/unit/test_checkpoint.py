@@ -227,6 +227,46 @@ def test_a_failed_flush_is_final_and_the_next_start_goes_back(
     again.close()
 
 
+def test_a_page_that_cannot_be_written_out_fails_the_flush(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system tells such an error once: the flush afterwards succeeds, and has lost it."""
+    written(store, 2)
+
+    def fail(fd: int, rest: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_out", fail)
+        taken(store, 0)
+        with pytest.raises(StorageError, match="cannot flush the store"):
+            taken(store)
+    with pytest.raises(StorageError, match="cannot flush the store"):
+        store.checkpoints.take(store.applied.tip)
+
+
+def test_who_waits_for_one_hurries_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    tip = written(store, 2)
+    rested: list[object] = []
+    monkeypatch.setattr(checkpoint, "write_out", lambda fd, rest: rested.append(rest(3600.0)))
+    for now in (0, LATER):
+        store.checkpoints.tick(now, tip, lambda: None)
+    store.checkpoints.collect()
+    assert rested == [True], "it was told not to rest any longer"
+    assert store.checkpoints.tip == tip
+
+
+def test_who_writes_much_gives_the_disk_no_rest(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+    now = 0
+    monkeypatch.setattr(checkpoint, "BYTES", 0)
+    monkeypatch.setattr(checkpoint, "write_out", lambda fd, rest: begun.append(now))
+    for commits, pause in enumerate((checkpoint.CALM_MS, checkpoint.CALM_MS - 1, checkpoint.CALM_MS), 1):
+        now += pause * MILLISECOND
+        written(store, commits)
+        assert taken(store, now)
+    first = checkpoint.CALM_MS * MILLISECOND
+    assert begun == [first, now]
+
+
 @pytest.mark.parametrize("damage", ["checkpoint", "length", "missing"])
 def test_what_cannot_be_brought_back_is_set_aside(path: Path, damage: str, reboot: Callable[[], None]) -> None:
     store = Store(path, OPTIONS)

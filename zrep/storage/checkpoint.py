@@ -5,7 +5,7 @@ the data file reaches the disk, and in which order, is then the system's choice,
 file may mix any moments. A checkpoint is a snapshot S that is whole on the disk:
 
     1  pin S by a read transaction: LMDB reuses no page that S can reach; keep S's meta page
-    2  flush the data file: every page of S is on the disk now
+    2  flush the data file, little by little: every page of S is on the disk now
     3  save the meta page, and which prefix of the log S is, in `checkpoint`, replaced atomically
     4  release the pin of the checkpoint before: its pages may be written over from now on
 
@@ -40,10 +40,13 @@ from zrep.ids import Nanoseconds
 from zrep.options import MIB, MILLISECOND
 from zrep.records import Tip
 from zrep.storage.files import DISK_FULL, boot_id, read_at, sync_directory, write_at
+from zrep.storage.writeout import write_out
 
 FORMAT = 1
 INTERVAL_MS = 5000
 """How long something new waits for its checkpoint."""
+CALM_MS = 250
+"""Checkpoints that follow one another faster leave the disk no time for rests."""
 PINS = 2
 """Reader slots that checkpoints use: the last one's, and that of the one being made."""
 BYTES = 16 * MIB
@@ -99,10 +102,13 @@ class Checkpoints:
         """What the file `checkpoint` holds."""
         self._pending: _Pin | None = None
         self._helper: threading.Thread | None = None
+        self._hurry = threading.Event()
+        """Somebody waits for the helper."""
         self._refusal: ZrepError | None = None
         """Why the pending one could not be made durable."""
         self._failure: StorageError | None = None
         self._due_at: Nanoseconds | None = None
+        self._begun_at: Nanoseconds = 0
         self._nbytes = 0
 
     @property
@@ -139,8 +145,11 @@ class Checkpoints:
         except lmdb.ReadersFullError as error:
             _logger.warning("no checkpoint yet reason=%s", error)
             return
+        rest = self._hurry.wait if now - self._begun_at >= CALM_MS * MILLISECOND else None
+        self._begun_at = now
+        self._hurry.clear()
         self._helper = threading.Thread(
-            target=self._help, args=(pin.snapshot, collect), name="zrep-checkpoint", daemon=True
+            target=self._help, args=(pin.snapshot, rest, collect), name="zrep-checkpoint", daemon=True
         )
         self._helper.start()
 
@@ -148,6 +157,7 @@ class Checkpoints:
         """Take in what the helper has done; waits for it. Raises StorageError, which stops the site."""
         if self._helper is None:
             return
+        self._hurry.set()
         self._helper.join()
         self._helper = None
         pin, self._pending = self._pending, None
@@ -209,8 +219,8 @@ class Checkpoints:
             txn.abort()
             raise
 
-    def secure(self, snapshot: Snapshot) -> None:
-        """Make a pinned snapshot durable; on any thread.
+    def secure(self, snapshot: Snapshot, rest: Callable[[float], bool] | None = None) -> None:
+        """Make a pinned snapshot durable; on any thread. With `rest` little by little, see `write_out`.
 
         Raises DiskFullError when there is no room for the file: the checkpoint before stands. Any other failure
         is final, as what it covered may never reach the disk: the next start goes back to the one before.
@@ -220,6 +230,8 @@ class Checkpoints:
         if self._failure is not None:
             raise self._failure
         try:
+            if rest is not None:
+                write_out(self._fd, rest)
             os.fdatasync(self._fd)
             save(self._path, snapshot)
         except OSError as error:
@@ -236,9 +248,9 @@ class Checkpoints:
         self._pinned = pin
         self.tip = pin.snapshot.tip
 
-    def _help(self, snapshot: Snapshot, collect: Callable[[], None]) -> None:
+    def _help(self, snapshot: Snapshot, rest: Callable[[float], bool] | None, collect: Callable[[], None]) -> None:
         try:
-            self.secure(snapshot)
+            self.secure(snapshot, rest)
         except ZrepError as error:
             self._refusal = error
         with suppress(ZrepError):  # the engine has stopped: `close` collects

@@ -1,0 +1,48 @@
+"""Writing a file out little by little, so that its flush holds up nobody else's.
+
+A flush of many changed pages keeps the disk busy, and every other file's flush waits for it. Linux can be
+asked to write a part; elsewhere the flush does it all.
+"""
+
+import ctypes
+import errno
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from zrep.options import KIB
+
+PORTION_BYTES = 256 * KIB
+PORTIONS = 1024
+"""At most so many of one file."""
+_WAIT_WRITE_WAIT = 1 | 2 | 4
+_CLEAN_S = 1e-4
+"""A portion that took no longer had nothing to be written."""
+_UNKNOWN_HERE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ESPIPE, errno.EPERM})
+_sync_file_range: Any = getattr(ctypes.CDLL(None, use_errno=True), "sync_file_range", None)
+if _sync_file_range is not None:
+    _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+
+
+def write_out(fd: int, rest: Callable[[float], bool]) -> None:
+    """Have a file's changed pages written, a portion at a time, until `rest` is in a hurry.
+
+    It is called after each portion, with the seconds that this took, and rests as long, or returns True.
+    Nothing is durable by this: flush afterwards. Raises OSError when a page could not be written, which no
+    flush would tell again.
+    """
+    if _sync_file_range is None:
+        return
+    nbytes = os.fstat(fd).st_size
+    portion = max(PORTION_BYTES, nbytes // PORTIONS)
+    for start in range(0, nbytes, portion):
+        began = time.monotonic()
+        if _sync_file_range(fd, start, portion, _WAIT_WRITE_WAIT):
+            error = ctypes.get_errno()
+            if error in _UNKNOWN_HERE:
+                return
+            raise OSError(error, os.strerror(error))
+        took = time.monotonic() - began
+        if took > _CLEAN_S and rest(took):
+            return
