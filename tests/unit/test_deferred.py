@@ -236,6 +236,26 @@ def test_who_is_interrupted_between_lmdb_and_the_record_leaves_nothing(bench: Be
     assert contents(bench.store) == [(b"a", b"1"), (b"c", b"3")]
 
 
+def test_a_group_made_anew_has_its_databases_where_their_handles_are(bench: Bench) -> None:
+    """An aborted drop leaves the slot last in line, and another one would be the first for the same name."""
+    group = bench.group()
+    child = group.begin()
+    handle = child.create(b"d", 0)
+    put(child, b"k", b"1", b"d")
+    child.merge()
+    dropping = group.begin()
+    dropping.drop(handle, delete=True)
+    dropping.abort()
+    group.torn = True
+    group.catch_up()
+    child = group.begin()
+    assert child.name(handle) == b"d"
+    child.abort()
+    bench.finish(group)
+    assert bench.store.catalogue.handles[b"d"] is handle
+    assert contents(bench.store, b"d") == [(b"k", b"1")]
+
+
 def test_a_conflict_does_not_perform_what_was_deferred_again(bench: Bench) -> None:
     group = bench.group()
     committed(group, (b"a", b"1"))

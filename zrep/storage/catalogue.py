@@ -135,9 +135,10 @@ class Slots:
         self._order.append(self._numbers[id(handle)])
         return catalogue.without(name)
 
-    def free(self, flags: int, catalogue: Catalogue) -> "lmdb._Database | None":
-        """Return a slot for a database with these flags that `catalogue` does not use."""
-        for number in self._order:
+    def free(self, flags: int, catalogue: Catalogue, wanted: "lmdb._Database | None" = None) -> "lmdb._Database | None":
+        """Return a slot for a database with these flags that `catalogue` does not use: `wanted` if that is one."""
+        first = (self._numbers[id(wanted)],) if id(wanted) in self._numbers else ()
+        for number in (*first, *self._order):
             handle = self._handles[number]
             if self._flags[number] == flags and id(handle) not in catalogue.names:
                 return handle

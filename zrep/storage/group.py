@@ -148,7 +148,7 @@ class Group:
         self.torn = False
         self._deferred.clear()
         self._image.abort()
-        self._image = self.store.image(self.tail, self._txns)
+        self._image = self.store.image(self.tail, self._txns, self._image.catalogue)
 
     def check(self, session: str, seq: int) -> Answer:
         """Tell whether request `seq` of `session` may run (R25). No child is open."""

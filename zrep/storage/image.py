@@ -15,6 +15,7 @@ from zrep.errors import invariant
 from zrep.ports import Applied
 from zrep.records import History, Kind, Op, Record, Reign, Tip, Txn
 from zrep.storage import sessions
+from zrep.storage.catalogue import Catalogue
 
 if TYPE_CHECKING:
     from zrep.storage.store import Store
@@ -28,8 +29,10 @@ _PAGES = 5
 class Image:
     """The store's next state. One at a time, used by the thread that began it."""
 
-    def __init__(self, store: "Store") -> None:
+    def __init__(self, store: "Store", like: Catalogue | None = None) -> None:
+        """`like`: new databases get the slots that they have there, because somebody holds their handles."""
         self.store = store
+        self._like = like.handles if like is not None else {}
         self.applied = store.applied
         self.catalogue = store.catalogue
         self.sessions_until_ms = store.sessions_until_ms
@@ -90,7 +93,7 @@ class Image:
 
     def _create(self, name: bytes, flags: int) -> None:
         slots = self.store.slots
-        handle = slots.free(flags, self.catalogue)
+        handle = slots.free(flags, self.catalogue, self._like.get(name))
         if handle is None:
             self._created.append(slots.create(self.txn, flags))
             handle = slots.handle(self._created[-1])

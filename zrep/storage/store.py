@@ -117,12 +117,15 @@ class Store:
     def _apply(self, records: Sequence[Record]) -> None:
         self._image(records).commit()
 
-    def image(self, tail: Sequence[Record] = (), txns: Sequence[Txn] = ()) -> Image:
-        """Begin the write transaction of a group: it builds on `tail`, the records after `applied`, and has `txns`."""
+    def image(self, tail: Sequence[Record] = (), txns: Sequence[Txn] = (), like: Catalogue | None = None) -> Image:
+        """Begin the write transaction of a group: it builds on `tail`, the records after `applied`, and has `txns`.
+
+        `like` is what their databases were when they ran first.
+        """
         if self.outgrown:
             self.grow()
         self.refill()
-        return self._growing(partial(self._image, tail, txns))
+        return self._growing(partial(self._image, tail, txns, like))
 
     def _growing(self, work: Callable[[], _T]) -> _T:
         """Do `work`, a write transaction that ends itself when it fails, with a larger map if this one is full."""
@@ -135,8 +138,8 @@ class Store:
             except lmdb.Error as error:
                 raise self._meaning(error) from error
 
-    def _image(self, records: Sequence[Record], txns: Sequence[Txn] = ()) -> Image:
-        image = Image(self)
+    def _image(self, records: Sequence[Record], txns: Sequence[Txn] = (), like: Catalogue | None = None) -> Image:
+        image = Image(self, like)
         try:
             for record in records:
                 image.replay(record)
