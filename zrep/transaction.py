@@ -63,7 +63,11 @@ class Transaction(metaclass=ABCMeta):  # noqa: B024 - so that lmdb's own transac
         if parent is not None:
             self.child = parent.child.nest(buffers)
         else:
-            self.child = self.engine.writers.enter(timeout_ms).begin(buffers)
+            try:
+                self.child = self.engine.writers.enter(timeout_ms).begin(buffers)
+            except BaseException:
+                self.engine.writers.give_back()
+                raise
             env.writing(self)
         self._db = env.main if db is None else db
 

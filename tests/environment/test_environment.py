@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lmdb
 import pytest
@@ -60,6 +60,28 @@ def test_a_transaction_that_is_dropped_lets_the_next_one_in(env: zrep.Environmen
     gc.collect()
     with env.begin(write=True, timeout_ms=1000) as txn:
         assert txn.get(b"a") is None
+
+
+def test_who_is_interrupted_before_the_first_operation_lets_the_next_one_in(
+    env: zrep.Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C between getting the writer's place and having a transaction that could be aborted."""
+    enter = env.engine.writers.enter
+
+    def interrupted(timeout_ms: int | None) -> NoReturn:
+        enter(timeout_ms)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(env.engine.writers, "enter", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            env.begin(write=True)
+    with env.begin(write=True, timeout_ms=10_000) as txn:
+        txn.put(b"k", b"v")
+        with pytest.raises(lmdb.Error, match="another write transaction is active"):
+            env.begin(write=True)
+        txn.put(b"l", b"v")
+    assert env.get(b"l") == b"v"
 
 
 def test_a_transaction_that_wrote_nothing_has_no_token(env: zrep.Environment) -> None:

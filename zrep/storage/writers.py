@@ -125,6 +125,12 @@ class Writers:
         if not called:
             self._wake()
 
+    def give_back(self) -> None:
+        """Leave, if this thread got the place and was interrupted before it began anything."""
+        with self._lock:
+            if self._holder == threading.get_ident() and self._group is not None and self._group.child is None:
+                self.leave()
+
     def _call_next(self) -> bool:
         """Make the first who waits the writer; False when nobody is to be."""
         if not (self._turns and self._is_free):
