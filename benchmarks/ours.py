@@ -20,11 +20,12 @@ SYNC = (
     "batched",
     "pipelined",
     "pipelined-random",
+    "pipelined-batches",
     "reads",
     "reads-fresh",
 )
 PINNED = ("sequential", "threads-16", "threads-64", "put-64", "batched")
-PROCESS = ("sequential", "threads-16", "threads-64", "put-64", "batched", "pipelined")
+PROCESS = ("sequential", "threads-16", "threads-64", "put-64", "batched", "pipelined", "pipelined-batches")
 SITES = 3
 LARGE = 65_536
 GROWTH = 10

@@ -51,6 +51,7 @@ def catalogue(threads: Sequence[int], value_bytes: int = 100) -> list[Workload]:
         Workload("batched", "put", "100 puts a transaction, one thread", puts=100),
         Workload("pipelined", "submit", "one put a batch, 1000 outstanding", outstanding=1000),
         Workload("pipelined-random", "submit", "one put a batch, 1000 outstanding, random keys", 1, 1, 1000, "random"),
+        Workload("pipelined-batches", "submit", "100 puts a batch, 16 outstanding", puts=100, outstanding=16),
         Workload("mixed", "mixed", "nine reads to a write, 16 threads", threads=16),
         Workload("reads", "read", "gets in one transaction, 100 an operation", puts=100),
         Workload("reads-fresh", "read-fresh", "gets with a transaction each, 100 an operation", puts=100),
