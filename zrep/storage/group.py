@@ -184,6 +184,7 @@ class Group:
         invariant(self.phase is Phase.OPEN and self.child is None, "one writer at a time, in an open group")
         handles = self._image.catalogue.plain
         nbytes = batch.nbytes
+        runs: list[tuple[int, bytes | None, list[Any]]] = []
         for code, name, *operands in batch.ops:
             if code > Batch.DELETE or name not in handles:
                 return False
@@ -191,10 +192,11 @@ class Group:
                 if not 0 < len(key) <= KEY_BYTES:
                     return False
                 nbytes += OP_BYTES
+            runs.append((code, name, operands))  # what was checked, whatever the batch's owner adds meanwhile
         self.check_size(nbytes)
         ops: list[list[Any]] = []
         try:
-            for code, name, *operands in batch.ops:
+            for code, name, operands in runs:
                 if code == Batch.PUT:
                     ops.append([Op.PUT, name, *operands])
                     self._defer(name, operands)
