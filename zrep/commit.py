@@ -73,7 +73,7 @@ class Batch:
 
     def put(self, key: bytes, value: bytes, db: bytes | None = None) -> "Batch":
         """Store a pair, replacing the value if the key is there."""
-        return self.add(self.PUT, db, key, value if type(value) is bytes else _copied("value", value))
+        return self.add(self.PUT, db, key, value)
 
     def delete(self, key: bytes, db: bytes | None = None) -> "Batch":
         """Remove a key, if it is there."""
@@ -95,7 +95,7 @@ class Batch:
         """Add an operation, as iterating tells it. Raises TypeError for what is no bytes."""
         if type(key) is not bytes:
             key = _copied("key", key)
-        if value is not None and type(value) is not bytes:
+        if type(value) is not bytes and (value is not None or code == self.PUT):
             value = _copied("value", value)
         if db is not None and type(db) is not bytes:
             db = _copied("db", db)

@@ -103,6 +103,16 @@ def test_a_batch_stays_what_it_was_and_can_be_run_again(bench: Bench) -> None:
     assert contents(bench.store) == [(b"a", b"1"), (b"c", b"1"), (b"d", b"1")]
 
 
+def test_a_put_without_a_value_is_no_put() -> None:
+    nothing: Any = None
+    batch = Batch()
+    with pytest.raises(TypeError, match="value must be bytes, not NoneType"):
+        batch.put(b"k", nothing)
+    with pytest.raises(TypeError, match="value must be bytes, not NoneType"):
+        batch.add(Batch.PUT, None, b"k", None)
+    assert (list(batch), batch.nbytes) == ([], 0)
+
+
 def test_what_is_added_to_a_batch_while_it_runs_is_not_performed_unchecked(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

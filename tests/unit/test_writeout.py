@@ -47,7 +47,7 @@ def rest(seconds: float) -> bool:
 def test_every_byte_is_in_one_portion_and_each_is_followed_by_as_long_a_rest(
     fd: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    system, rests = System(monkeypatch, seconds=0.5), list[float]()
+    system, rests = System(monkeypatch, seconds=0.05), list[float]()
 
     def rest(seconds: float) -> bool:
         rests.append(seconds)
@@ -55,13 +55,19 @@ def test_every_byte_is_in_one_portion_and_each_is_followed_by_as_long_a_rest(
 
     writeout.write_out(fd, rest)
     assert system.asked == [(start, writeout.PORTION_BYTES) for start in range(0, SIZE, writeout.PORTION_BYTES)]
-    assert rests == [0.5] * 11
+    assert rests == [pytest.approx(0.05)] * 11
 
 
 def test_who_is_in_a_hurry_leaves_the_others_to_the_flush(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    system = System(monkeypatch, seconds=0.5)
+    system = System(monkeypatch, seconds=0.05)
     writeout.write_out(fd, lambda seconds: len(system.asked) == 3)
     assert len(system.asked) == 3
+
+
+def test_what_takes_too_long_is_left_to_the_flush(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = System(monkeypatch, seconds=writeout.MOST_S / 2)
+    writeout.write_out(fd, lambda seconds: False)
+    assert len(system.asked) == 2
 
 
 def test_a_large_file_has_so_many_portions_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,8 @@ PORTION_BYTES = 256 * KIB
 PORTIONS = 1024
 """At most so many of one file."""
 _WAIT_WRITE_WAIT = 1 | 2 | 4
+MOST_S = 1.0
+"""After so long the flush does the rest: with a busy thread each portion also waits for Python's lock."""
 _CLEAN_S = 1e-4
 """A portion that took no longer had nothing to be written."""
 _UNKNOWN_HERE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ESPIPE, errno.EPERM})
@@ -36,8 +38,11 @@ def write_out(fd: int, rest: Callable[[float], bool]) -> None:
         return
     nbytes = os.fstat(fd).st_size
     portion = max(PORTION_BYTES, nbytes // PORTIONS)
+    until = time.monotonic() + MOST_S
     for start in range(0, nbytes, portion):
         began = time.monotonic()
+        if began >= until:
+            return
         if _sync_file_range(fd, start, portion, _WAIT_WRITE_WAIT):
             error = ctypes.get_errno()
             if error in _UNKNOWN_HERE:
