@@ -277,6 +277,35 @@ def test_a_group_made_anew_has_its_databases_where_their_handles_are(bench: Benc
     assert contents(bench.store, b"d") == [(b"k", b"1")]
 
 
+@pytest.mark.parametrize("when", ["in the group", "at its commit"])
+def test_a_group_made_anew_exchanges_no_databases(bench: Bench, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    """One that is dropped in the group must not take another's slot when all of it runs again."""
+    group = bench.group()
+    handles: dict[bytes, Any] = {}
+    for names in (b"xy", b"z"):
+        child = group.begin()
+        if names == b"z":
+            child.drop(handles[b"x"], delete=True)
+            child.merge()
+            child = group.begin()
+        for name in (names[at : at + 1] for at in range(len(names))):
+            handles[name] = child.create(name, 0)
+            put(child, b"k", name, name)
+        child.merge()
+    if when == "in the group":
+        group.torn = True
+        group.catch_up()
+    else:
+
+        def full() -> None:
+            raise lmdb.MapFullError("full")
+
+        monkeypatch.setattr(group._image, "commit", full)
+    bench.finish(group)
+    assert all(bench.store.catalogue.handles[name] is handles[name] for name in (b"y", b"z"))
+    assert [contents(bench.store, name) for name in (b"y", b"z")] == [[(b"k", b"y")], [(b"k", b"z")]]
+
+
 def test_a_conflict_does_not_perform_what_was_deferred_again(bench: Bench) -> None:
     group = bench.group()
     committed(group, (b"a", b"1"))

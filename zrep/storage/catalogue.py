@@ -135,12 +135,19 @@ class Slots:
         self._order.append(self._numbers[id(handle)])
         return catalogue.without(name)
 
-    def free(self, flags: int, catalogue: Catalogue, wanted: "lmdb._Database | None" = None) -> "lmdb._Database | None":
-        """Return a slot for a database with these flags that `catalogue` does not use: `wanted` if that is one."""
+    def free(
+        self, flags: int, catalogue: Catalogue, name: bytes, like: Catalogue | None = None
+    ) -> "lmdb._Database | None":
+        """Return a slot for the database `name` with these flags that `catalogue` does not use.
+
+        With `like` the one that it has there, if it can be; never one that another has there.
+        """
+        wanted = like.handles.get(name) if like is not None else None
         first = (self._numbers[id(wanted)],) if id(wanted) in self._numbers else ()
         for number in (*first, *self._order):
             handle = self._handles[number]
-            if self._flags[number] == flags and id(handle) not in catalogue.names:
+            is_others = like is not None and like.names.get(id(handle), name) != name
+            if self._flags[number] == flags and id(handle) not in catalogue.names and not is_others:
                 return handle
         return None
 

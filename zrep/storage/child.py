@@ -149,7 +149,7 @@ class Child:
             if flags not in KINDS:
                 raise invalid_parameter(f"no database can have the flags {flags:#x}")
             slots = self.group.store.slots
-            handle = slots.free(flags, self.catalogue)
+            handle = slots.free(flags, self.catalogue, name)
             if handle is None:
                 self.group.out_of_slots = True
                 raise databases_full("too many of this kind are created in one transaction, call open_db without txn")

@@ -246,7 +246,7 @@ class Group:
             except lmdb.MapFullError:
                 self._image.abort()
                 self.store.grow()
-                self.store.apply((*self.tail, *records))
+                self.store.apply((*self.tail, *records), self._image.catalogue)
 
     def abort(self) -> None:
         """Forget everything. No child is open: see `doom`."""

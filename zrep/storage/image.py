@@ -32,7 +32,7 @@ class Image:
     def __init__(self, store: "Store", like: Catalogue | None = None) -> None:
         """`like`: new databases get the slots that they have there, because somebody holds their handles."""
         self.store = store
-        self._like = like.handles if like is not None else {}
+        self._like = like
         self.applied = store.applied
         self.catalogue = store.catalogue
         self.sessions_until_ms = store.sessions_until_ms
@@ -93,7 +93,7 @@ class Image:
 
     def _create(self, name: bytes, flags: int) -> None:
         slots = self.store.slots
-        handle = slots.free(flags, self.catalogue, self._like.get(name))
+        handle = slots.free(flags, self.catalogue, name, self._like)
         if handle is None:
             self._created.append(slots.create(self.txn, flags))
             handle = slots.handle(self._created[-1])

@@ -102,20 +102,21 @@ class Store:
         self.checkpoints.close(self.applied.tip)
         self.env.close()
 
-    def apply(self, records: Sequence[Record]) -> None:
+    def apply(self, records: Sequence[Record], like: Catalogue | None = None) -> None:
         """Add the records after `applied`, all permanent; a great many of them in several transactions.
 
+        `like` is what the databases were when these ran first, if they did here.
         Raises DiskFullError, and StorageError for what stops the site; `applied` says what is in the store then.
         """
         start, nbytes = 0, 0
         for index, record in enumerate(records):
             nbytes += len(record.raw)
             if nbytes >= _APPLY_BYTES or index == len(records) - 1:
-                self._growing(partial(self._apply, records[start : index + 1]))
+                self._growing(partial(self._apply, records[start : index + 1], like))
                 start, nbytes = index + 1, 0
 
-    def _apply(self, records: Sequence[Record]) -> None:
-        self._image(records).commit()
+    def _apply(self, records: Sequence[Record], like: Catalogue | None) -> None:
+        self._image(records, (), like).commit()
 
     def image(self, tail: Sequence[Record] = (), txns: Sequence[Txn] = (), like: Catalogue | None = None) -> Image:
         """Begin the write transaction of a group: it builds on `tail`, the records after `applied`, and has `txns`.
