@@ -95,7 +95,7 @@ class Environment:
         parent: Transaction | None = None,
         write: bool = False,
         buffers: bool = False,
-        token: CommitToken | None = None,  # from here on by name; to demand that would cost a read 7 %
+        token: CommitToken | None = None,  # from here on by name; to demand that would cost a read 4 %
         linearizable: bool = False,
         timeout_ms: int | None = None,
     ) -> Any:

@@ -263,8 +263,10 @@ def test_who_writes_much_gives_the_disk_no_rest(store: Store, monkeypatch: pytes
         now += pause * MILLISECOND
         written(store, commits)
         assert taken(store, now)
+        now += 3600 * 1000 * MILLISECOND  # for so long it took
+        assert not taken(store, now)
     first = checkpoint.CALM_MS * MILLISECOND
-    assert begun == [first, now]
+    assert begun == [first, now - 3600 * 1000 * MILLISECOND]
 
 
 @pytest.mark.parametrize("damage", ["checkpoint", "length", "missing"])

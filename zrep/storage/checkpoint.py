@@ -108,7 +108,8 @@ class Checkpoints:
         """Why the pending one could not be made durable."""
         self._failure: StorageError | None = None
         self._due_at: Nanoseconds | None = None
-        self._begun_at: Nanoseconds = 0
+        self._ended_at: Nanoseconds | None = 0
+        """When the last helper was done; None until the next `tick`."""
         self._nbytes = 0
 
     @property
@@ -134,7 +135,11 @@ class Checkpoints:
 
         `tip` is what the newest snapshot stands at. `collect` asks the engine's thread to call `collect`.
         """
-        if self._helper is not None or tip == self.tip:
+        if self._helper is not None:
+            return
+        if self._ended_at is None:
+            self._ended_at = now
+        if tip == self.tip:
             return
         if self._due_at is None:
             self._due_at = now + INTERVAL_MS * MILLISECOND
@@ -145,8 +150,7 @@ class Checkpoints:
         except lmdb.ReadersFullError as error:
             _logger.warning("no checkpoint yet reason=%s", error)
             return
-        rest = self._hurry.wait if now - self._begun_at >= CALM_MS * MILLISECOND else None
-        self._begun_at = now
+        rest = self._hurry.wait if now - self._ended_at >= CALM_MS * MILLISECOND else None
         self._hurry.clear()
         self._helper = threading.Thread(
             target=self._help, args=(pin.snapshot, rest, collect), name="zrep-checkpoint", daemon=True
@@ -159,7 +163,7 @@ class Checkpoints:
             return
         self._hurry.set()
         self._helper.join()
-        self._helper = None
+        self._helper = self._ended_at = None
         pin, self._pending = self._pending, None
         assert pin is not None
         if self._refusal is None:

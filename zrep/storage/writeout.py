@@ -5,7 +5,6 @@ asked to write a part; elsewhere the flush does it all.
 """
 
 import ctypes
-import errno
 import os
 import time
 from collections.abc import Callable
@@ -15,13 +14,12 @@ from zrep.options import KIB
 
 PORTION_BYTES = 256 * KIB
 PORTIONS = 1024
-"""At most so many of one file."""
+"""About so many at most of one file."""
 _WAIT_WRITE_WAIT = 1 | 2 | 4
 MOST_S = 1.0
 """After so long the flush does the rest: with a busy thread each portion also waits for Python's lock."""
 _CLEAN_S = 1e-4
 """A portion that took no longer had nothing to be written."""
-_UNKNOWN_HERE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ESPIPE, errno.EPERM})
 _sync_file_range: Any = getattr(ctypes.CDLL(None, use_errno=True), "sync_file_range", None)
 if _sync_file_range is not None:
     _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
@@ -34,7 +32,7 @@ def write_out(fd: int, rest: Callable[[float], bool]) -> None:
     Nothing is durable by this: flush afterwards. Raises OSError when a page could not be written, which no
     flush would tell again.
     """
-    if _sync_file_range is None:
+    if _sync_file_range is None or _sync_file_range(fd, 0, 0, 0):  # without flags it only says whether it is known
         return
     nbytes = os.fstat(fd).st_size
     portion = max(PORTION_BYTES, nbytes // PORTIONS)
@@ -45,8 +43,6 @@ def write_out(fd: int, rest: Callable[[float], bool]) -> None:
             return
         if _sync_file_range(fd, start, portion, _WAIT_WRITE_WAIT):
             error = ctypes.get_errno()
-            if error in _UNKNOWN_HERE:
-                return
             raise OSError(error, os.strerror(error))
         took = time.monotonic() - began
         if took > _CLEAN_S and rest(took):
