@@ -141,7 +141,7 @@ class Engine:
         self._apply_at: Nanoseconds | None = None
         """When a client applies what it has left for later."""
         self._config = replica.config
-        self.log.sync = self._config.durability == "sync"
+        self.log.sync = self._config.sync
         self._followed: tuple[Gen, SiteId | None] = (0, None)
 
     # Life.
@@ -413,7 +413,7 @@ class Engine:
             self.transport.send(message)
         if self.replica.config is not self._config:
             self._config = self.replica.config
-            self.log.sync = self._config.durability == "sync"  # the group's, whatever this site was started with
+            self.log.sync = self._config.sync  # the group's, whatever this site was started with
             self.transport.members(self._config.members)
         for event in events:
             self._emit(event)

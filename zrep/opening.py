@@ -59,18 +59,13 @@ class Opened:
             return ""
         if self.meta.doubtful:
             return "its log differs from what the group made permanent"
-        if self.home.rebooted and not self._sync:
+        if self.home.rebooted and not self.store.applied.config.sync:
             return 'durability "process" does not survive a restart of the operating system'
         return ""
 
     @property
     def meta(self) -> Meta:
         return self.home.meta
-
-    @property
-    def _sync(self) -> bool:
-        """Whether the group flushes before it acknowledges, as far as the store knows."""
-        return self.store.applied.config.durability == "sync"
 
     @property
     def _alone(self) -> bool:
@@ -84,7 +79,7 @@ class Opened:
         log = SegmentedLog(
             self.home.log_directory(self.meta.state),
             segment_bytes=self.options.segment_bytes,
-            floor=0 if self._alone and not self._sync else applied,
+            floor=0 if self._alone and not self.store.applied.config.sync else applied,
         )
         if log.first > applied + 1:
             log.close()

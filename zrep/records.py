@@ -175,6 +175,11 @@ class Config(_Config):
     def voters(self) -> tuple[SiteId, ...]:
         return tuple(member.site for member in self.members if member.role == MemberRole.VOTER)
 
+    @property
+    def sync(self) -> bool:
+        """Whether every member flushes before it acknowledges."""
+        return self.durability == "sync"
+
     def member(self, site: SiteId | None) -> Member | None:
         return next((member for member in self.members if member.site == site), None)
 

@@ -94,6 +94,7 @@ def receive(socket: Socket, limit: int = sys.maxsize) -> Iterator[list[bytes]]:
 
 
 def is_readable(socket: Socket) -> bool:
+    """Ask a socket whether a message is there; until it says no, its descriptor may stay silent about the next."""
     events: int = socket.get(zmq.EVENTS)  # type: ignore[assignment]
     return bool(events & zmq.POLLIN)
 
