@@ -17,6 +17,7 @@ import pytest
 
 import zrep
 from tests.environment.conftest import MAP_BYTES
+from zrep.storage import child
 
 DEADLINE_S = 10
 
@@ -82,6 +83,48 @@ def test_who_is_interrupted_before_the_first_operation_lets_the_next_one_in(
             env.begin(write=True)
         txn.put(b"l", b"v")
     assert env.get(b"l") == b"v"
+
+
+def _cursor_on_a(txn: zrep.Transaction) -> zrep.Cursor:
+    cursor = txn.cursor()
+    cursor.set_key(b"a")
+    return cursor
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda env, txn: txn.put(b"b", b"2"), id="put"),
+        pytest.param(lambda env, txn: txn.delete(b"a"), id="delete"),
+        pytest.param(lambda env, txn: txn.drop(env.main, delete=False), id="drop"),
+        pytest.param(lambda env, txn: env.open_db(b"new", txn), id="open_db"),
+        pytest.param(lambda env, txn: txn.cursor().put(b"b", b"2"), id="cursor put"),
+        pytest.param(lambda env, txn: txn.cursor().putmulti([(b"b", b"2"), (b"c", b"3")]), id="putmulti"),
+        pytest.param(lambda env, txn: _cursor_on_a(txn).delete(), id="cursor delete"),
+        pytest.param(lambda env, txn: txn.cursor().pop(b"a"), id="pop"),
+        pytest.param(lambda env, txn: txn.cursor().replace(b"a", b"2"), id="replace"),
+    ],
+)
+def test_who_is_interrupted_within_an_operation_cannot_commit(
+    env: zrep.Environment, monkeypatch: pytest.MonkeyPatch, change: Callable[[zrep.Environment, Any], object]
+) -> None:
+    """Ctrl-C, caught, after LMDB has done what the record would not say: the sites must not differ."""
+    env.put(b"a", b"1")
+
+    def interrupted(*arguments: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    with env.begin(write=True) as txn, pytest.raises(zrep.NotAppliedError, match="interrupted"):
+        assert txn.get(b"a") == b"1"
+        with monkeypatch.context() as patch:
+            patch.setattr(child, "note", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                change(env, txn)
+        txn.commit()
+    with env.begin(write=True, timeout_ms=10_000) as txn:
+        txn.put(b"z", b"26")
+    assert contents(env) == [(b"a", b"1"), (b"z", b"26")]
+    assert env.dbs() == []
 
 
 def test_a_transaction_that_wrote_nothing_has_no_token(env: zrep.Environment) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import lmdb
 
 from zrep.commit import Batch
-from zrep.errors import ConflictError, ZrepError
+from zrep.errors import ConflictError, NotAppliedError, ZrepError
 from zrep.options import KIB
 from zrep.records import Op, join, note
 from zrep.storage.catalogue import DUPSORT, INTEGER_KEY, KINDS, REVERSE_KEY, Catalogue, flag_bits
@@ -31,6 +31,22 @@ DEFERRED_BYTES = 64 * KIB
 KEY_BYTES = 511
 """LMDB's limit."""
 _UNKNOWN: Any = object()
+
+
+class Capturing:
+    """Around what changes LMDB's transaction and is captured then: an interrupt in it leaves the child `torn`."""
+
+    __slots__ = ("_child",)
+
+    def __init__(self, child: "Child") -> None:
+        self._child = child
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        if kind is not None and not issubclass(kind, Exception):
+            self._child.torn = True
 
 
 class Child:
@@ -54,6 +70,9 @@ class Child:
         self.outer = outer
         self.inner: Child | None = None
         self.txn = txn
+        self.capturing = Capturing(self)
+        self.torn = False
+        """Whether its LMDB transaction may hold what was not captured: somebody pressed Ctrl-C between the two."""
         self.open = True
         """Whether it has neither ended nor was revoked."""
         self._ended = False
@@ -85,13 +104,14 @@ class Child:
             name = self.catalogue.names.get(id(db), _UNKNOWN)
             if name is _UNKNOWN:
                 self.name(db)
-            try:
-                stored = txn.put(key, value, dupdata, overwrite, append, db)
-            except lmdb.MapFullError:
-                self.group.store.outgrown = True
-                raise
-            if stored:
-                self.note_put(name, key, value)
+            with self.capturing:
+                try:
+                    stored = txn.put(key, value, dupdata, overwrite, append, db)
+                except lmdb.MapFullError:
+                    self.group.store.outgrown = True
+                    raise
+                if stored:
+                    self.note_put(name, key, value)
             return stored
 
     def _defer(self, db: "lmdb._Database", key: Any, value: Any) -> bool:
@@ -120,16 +140,17 @@ class Child:
         with self.lock:
             txn = self.txn or self.look()
             name = self.name(db)
-            deleted = txn.delete(key, value, db)
-            if deleted and value and flag_bits(db.flags()) & DUPSORT:
-                self.note(Op.DELETE_DUP, name, as_bytes(key), as_bytes(value))
-            elif deleted:
-                self.note(Op.DELETE, name, as_bytes(key))
+            with self.capturing:
+                deleted = txn.delete(key, value, db)
+                if deleted and value and flag_bits(db.flags()) & DUPSORT:
+                    self.note(Op.DELETE_DUP, name, as_bytes(key), as_bytes(value))
+                elif deleted:
+                    self.note(Op.DELETE, name, as_bytes(key))
             return deleted
 
     def drop(self, db: "lmdb._Database", delete: bool) -> None:
         """Empty a database; with `delete` also forget its name. The main one is only ever emptied, as in LMDB."""
-        with self.lock:
+        with self.lock, self.capturing:
             txn = self.txn or self.look()
             name = self.name(db)
             if delete and name is not None:
@@ -141,7 +162,7 @@ class Child:
 
     def create(self, name: bytes, flags: int) -> "lmdb._Database":
         """Create a database, unless it exists, and return its handle. Raises lmdb.DbsFullError."""
-        with self.lock:
+        with self.lock, self.capturing:
             txn = self.txn or self.look()
             existing = self.catalogue.handles.get(name)
             if existing is not None:
@@ -228,6 +249,11 @@ class Child:
                 self.refuse()
             torn = self.group.torn
             try:
+                if self.torn:
+                    raise NotAppliedError(
+                        "an operation of this transaction was interrupted, so it cannot be committed and "
+                        "did not happen: run it again"
+                    )
                 if self.inner is not None:
                     self.inner.abort()
                 if self.outer is None:
