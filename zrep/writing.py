@@ -90,6 +90,11 @@ class Writing:
         return group.lags or (group.phase is Phase.OPEN and bool(group.merged or self._queue or self._gathering))
 
     @property
+    def torn(self) -> bool:
+        """Whether nobody can enter before `advance` has looked after the group."""
+        return self._group is not None and self._group.torn
+
+    @property
     def waits(self) -> bool:
         """Whether something is queued, or waits for the open group."""
         return bool(self._queue or self._gathering)
@@ -131,7 +136,7 @@ class Writing:
                 self._open_group()
                 self._commits.settle(self._store.applied.tip.lsn)  # who is told so may write at once
             elif self._group.lags:
-                self._group.catch_up()  # its record is on its way
+                self._catch_up(self._group)
             self._run_queue(now)
             self._seal(now)
 
@@ -152,6 +157,11 @@ class Writing:
         self._group, self._gen = group, self._replica.gen
         self._tail_end = self._covers = self._log.tip.lsn
         self.writers.admit(group)
+
+    def _catch_up(self, group: Group) -> None:
+        group.catch_up()
+        if group.phase is Phase.OPEN:
+            self.writers.admit(group)  # it was torn, and whoever came then waits
 
     def _read_log(self, first: Lsn, last: Lsn) -> list[Record]:
         records: list[Record] = []

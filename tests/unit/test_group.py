@@ -430,6 +430,18 @@ def test_who_waits_is_told_when_there_is_no_longer_a_master_here(bench: Bench) -
         bench.writers.enter()
 
 
+def test_who_gives_its_place_back_may_find_the_door_shut(bench: Bench) -> None:
+    """Mastership is lost between an interrupt and what its handler does."""
+    group = bench.group()
+    bench.writers.admit(group)
+    bench.writers.enter()
+    bench.writers.refuse(lambda: NotMasterError("the master is elsewhere"))
+    assert bench.writers.busy
+    bench.writers.give_back()
+    assert not bench.writers.busy
+    group.abort()
+
+
 def test_a_batch_creates_databases_once(bench: Bench) -> None:
     group = bench.group()
     for batch in (Batch().create(b"d", DUPSORT), Batch().create(b"d")):

@@ -81,14 +81,19 @@ class Group:
 
     @property
     def full(self) -> bool:
-        if self._nbytes >= self._full_bytes or self._npages >= FULL_PAGES:
+        if self._nbytes >= self._full_bytes or self._npages >= FULL_PAGES or self.torn:
             return True
-        return (self.out_of_slots or self.store.outgrown or self.torn) and bool(self.merged)
+        return (self.out_of_slots or self.store.outgrown) and bool(self.merged)
 
     @property
     def lags(self) -> bool:
-        """Whether P lacks something that has been sealed: a good moment to `catch_up`; `commit` does it in any case."""
-        return bool(self._deferred) and self.phase is Phase.IN_FLIGHT
+        """Whether it is a good moment to `catch_up`: the record is on its way, or nobody can enter before.
+
+        `commit` does it in any case.
+        """
+        if self.phase is Phase.IN_FLIGHT:
+            return bool(self._deferred)
+        return self.torn and self.child is None
 
     def begin(self, buffers: bool = False) -> Child:
         """Begin a child. The caller is the writer (`Writers`), on any thread, and is not any more if this fails.

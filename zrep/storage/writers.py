@@ -46,6 +46,8 @@ class Writers:
         self._group: Group | None = None
         self._refusal: Callable[[], ZrepError] | None = None
         self._holder: int | None = None
+        self._entered: Group | None = None
+        """The group that the holder was let into."""
         self._engine_waits = False
 
     @property
@@ -90,7 +92,7 @@ class Writers:
             if self._refusal is not None:
                 raise self._refusal()
             if self._is_free and not self._turns:
-                self._holder = threading.get_ident()
+                self._holder, self._entered = threading.get_ident(), self._group
                 return self._group
             if turn is not None:
                 self._turns.append(turn)
@@ -128,7 +130,7 @@ class Writers:
     def give_back(self) -> None:
         """Leave, if this thread got the place and was interrupted before it began anything."""
         with self._lock:
-            if self._holder == threading.get_ident() and self._group is not None and self._group.child is None:
+            if self._holder == threading.get_ident() and self._entered is not None and self._entered.child is None:
                 self.leave()
 
     def _call_next(self) -> bool:
@@ -136,7 +138,8 @@ class Writers:
         if not (self._turns and self._is_free):
             return False
         turn = self._turns.popleft()
-        self._holder, turn.group = turn.thread, self._group
+        self._holder, self._entered = turn.thread, self._group
+        turn.group = self._group
         turn.called.release()
         return True
 
