@@ -141,7 +141,7 @@ class Engine:
         self._apply_at: Nanoseconds | None = None
         """When a client applies what it has left for later."""
         self._config = replica.config
-        self.log.sync = self._config.sync
+        self._flush_as_configured()
         self._followed: tuple[Gen, SiteId | None] = (0, None)
 
     # Life.
@@ -388,7 +388,19 @@ class Engine:
 
     def _checkpointed(self) -> None:
         """A checkpoint is made, or failed. Called by the thread that made it."""
-        self._post(self.store.checkpoints.collect, lambda _: None)
+
+        def collect() -> None:
+            self.store.checkpoints.collect()
+            self._flush_as_configured()
+
+        self._post(collect, lambda _: None)
+
+    def _flush_as_configured(self) -> None:
+        """Flush the log as the group does, whatever this site was started with.
+
+        It stops flushing when its disk says so: a start after a crash of the operating system must know.
+        """
+        self.log.sync = self._config.sync or not self.store.admits_unflushed_log
 
     def _perform(self, now: Nanoseconds) -> None:
         """Perform the machine's effects, in the order of `replica.effects`: persist, then speak."""
@@ -413,7 +425,7 @@ class Engine:
             self.transport.send(message)
         if self.replica.config is not self._config:
             self._config = self.replica.config
-            self.log.sync = self._config.sync  # the group's, whatever this site was started with
+            self._flush_as_configured()
             self.transport.members(self._config.members)
         for event in events:
             self._emit(event)

@@ -1,51 +1,110 @@
 """Durability is the group's: whatever a site was started with, it flushes, or does not, as the founder chose."""
 
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
 import zmq
 
 import zrep
-from tests.environment.sites import QUICK, eventually
+from tests.environment.sites import DEADLINE_S, QUICK, eventually
+from zrep.storage.checkpoint import Checkpoints
 from zrep.storage.segment import Segment
 
 
-@pytest.mark.parametrize(("founders", "own"), [("sync", "process"), ("process", "sync")])
-def test_a_site_flushes_as_its_group_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, founders: str, own: str
-) -> None:
-    flushed: set[Path] = set()
-    flush = Segment.flush
+class Pair:
+    """A founder and who joins it, each started with a durability of its own, and whose logs are flushed."""
 
-    def watched(segment: Segment) -> None:
-        flushed.add(segment.path.parent)
-        flush(segment)
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._root = root
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._running: list[zrep.Site] = []
+        self._keys = count()
+        self._flushed: set[Path] = set()
+        flush = Segment.flush
 
-    monkeypatch.setattr(Segment, "flush", watched)
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        def watched(segment: Segment) -> None:
+            self._flushed.add(segment.path.parent)
+            flush(segment)
 
-    def site(name: str, durability: str, **how: object) -> zrep.Site:
-        options = replace(QUICK, durability=durability)
-        made = zrep.Site(tmp_path / name, bind=f"inproc://{name}", options=options, context=context, **how)  # type: ignore[arg-type]
-        return made.start()
+        monkeypatch.setattr(Segment, "flush", watched)
 
-    def flushes(master: zrep.Site, member: zrep.Site, key: bytes) -> bool:
-        flushed.clear()
-        written = master.env.put(key, b"value", None)
-        assert written.durable == founders
-        eventually(lambda: member.env.get(key), "the member has applied it")
-        return any(directory.is_relative_to(member.home) for directory in flushed)
+    def start(self, name: str, durability: str, *, create: bool = False, join: tuple[str, ...] = ()) -> zrep.Site:
+        site = zrep.Site(
+            self._root / name,
+            bind=f"inproc://{name}",
+            create=create,
+            join=join,
+            priority=100 if create else 0,
+            options=replace(QUICK, durability=durability),
+            context=self._context,
+        )
+        self._running.append(site.start())
+        return site
 
-    master, member = site("master", founders, create=True), site("member", own, join="inproc://master", priority=0)
-    try:
+    def both(self, founders: str, own: str) -> tuple[zrep.Site, zrep.Site]:
+        master = self.start("master", founders, create=True)
+        member = self.start("member", own, join=("inproc://master",))
         eventually(lambda: {info.role for info in master.sites()} == {"voter"}, "both vote")
-        assert flushes(master, member, b"joined") == (founders == "sync")
-        member.stop()
-        member = site("member", own, priority=0)
-        eventually(lambda: member.env.get(b"joined"), "what it has is there")
-        assert flushes(master, member, b"restarted") == (founders == "sync")
+        return master, member
+
+    def flushes(self, master: zrep.Site, member: zrep.Site) -> bool:
+        """Write at the master, and tell whether the member flushes it."""
+        key = b"%d" % next(self._keys)
+        self._flushed.clear()
+        master.env.put(key, b"value", None)
+        eventually(lambda: member.env.get(key), "the member has applied it")
+        return any(directory.is_relative_to(member.home) for directory in self._flushed)
+
+    def close(self) -> None:
+        for site in reversed(self._running):
+            site.stop()
+        self._context.term()
+
+
+@pytest.fixture
+def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
+    pair = Pair(tmp_path, monkeypatch)
+    try:
+        yield pair
     finally:
-        member.stop()
-        master.stop()
-        context.term()
+        pair.close()
+
+
+def test_a_site_flushes_in_a_group_that_does(pair: Pair) -> None:
+    master, member = pair.both("sync", "process")
+    assert pair.flushes(master, member)
+    assert master.env.put(b"k", b"v").durable == "sync"
+    member.stop()
+    member = pair.start("member", "process")
+    assert pair.flushes(master, member)
+
+
+def test_a_site_does_not_flush_in_a_group_that_does_not(pair: Pair) -> None:
+    master, member = pair.both("process", "sync")
+    eventually(lambda: not pair.flushes(master, member), "it has the configuration, and so has its disk")
+    assert master.env.put(b"k", b"v").durable == "process"
+    member.stop()
+    member = pair.start("member", "sync")
+    assert not pair.flushes(master, member)
+
+
+def test_a_site_flushes_until_its_disk_says_that_it_does_not(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start after a crash of the operating system reads there whether the log may be believed."""
+    secure, may_go_on = Checkpoints.secure, threading.Event()
+
+    def delayed(checkpoints: Checkpoints, *arguments: object) -> None:
+        if threading.current_thread().name == "zrep-checkpoint":
+            assert may_go_on.wait(DEADLINE_S)
+        secure(checkpoints, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Checkpoints, "secure", delayed)
+    try:
+        master, member = pair.both("process", "process")
+        assert pair.flushes(master, member)
+    finally:
+        may_go_on.set()
+    eventually(lambda: not pair.flushes(master, member), "the checkpoint is made")
