@@ -17,7 +17,7 @@ RUNGS = (
     {"zrep.messages", "zrep.records", "zrep.options", "zrep.events", "zrep.commit", "zrep.schema", "zrep.endpoints"},
     {"zrep.codec", "zrep.ports"},
     {"zrep.bus", "zrep.replica", "zrep.storage"},
-    {"zrep.opening", "zrep.dispatch", "zrep.solo", "zrep.tickets"},
+    {"zrep.opening", "zrep.dispatch", "zrep.solo", "zrep.tickets", "zrep.inqueue"},
     {"zrep.commits", "zrep.forwarding", "zrep.reads", "zrep.writing"},
     {"zrep.engine", "zrep.service"},
     {"zrep.environment", "zrep.transaction", "zrep.cursor"},

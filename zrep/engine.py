@@ -33,9 +33,10 @@ from zrep.errors import (
     StorageError,
     ZrepError,
 )
-from zrep.events import ConnectBroken, ConnectEstd, ConnectTryFailed, Event, Panic, StorageFailed
+from zrep.events import ConnectBroken, ConnectEstd, ConnectTryFailed, Event, InqueueFull, Panic, StorageFailed
 from zrep.forwarding import POLICIES, Forwarding, reply_to
 from zrep.ids import Gen, GroupId, Lsn, Nanoseconds, Position, SiteId
+from zrep.inqueue import COME_BACK, Inqueue
 from zrep.messages import Forward, ForwardReply, Message, Status, Type
 from zrep.options import MILLISECOND, AckPolicy, Options
 from zrep.ports import Log, MetaFile
@@ -117,6 +118,7 @@ class Engine:
         self._calls: deque[Call] = deque()
         self._new_writes: deque[Write] = deque()
 
+        self.inqueue = Inqueue(options.inqueue_bytes, self._filled)
         self._returning = Returning(self._returned)
         self._commits = Commits(replica, self._site)
         self._writing = Writing(
@@ -243,10 +245,18 @@ class Engine:
         self._writing.committed(ticket)
 
     def submit(self, batch: Batch, ticket: Ticket) -> None:
-        """Run a batch at the master, which may be another site."""
+        """Run a batch at the master, which may be another site; wait while too much is queued here.
+
+        Raises NotAppliedError when that takes until the ticket's deadline.
+        """
         self._check_alive()
+        self.inqueue.enter(ticket, batch.nbytes)
         self._new_writes.append(Write(batch, ticket))
         self._inbox_changed(self._wake_to_write)
+
+    def _filled(self) -> None:
+        self._calls.append(Call(lambda: self._emit(InqueueFull(self.inqueue.nbytes)), lambda _: None))
+        self._inbox_changed(self.wake)
 
     def wait_applied(self, position: Position, timeout_ms: int) -> None:
         """Block until the store has applied up to that record. Raises NoMasterError when it takes too long."""
@@ -272,6 +282,7 @@ class Engine:
     # The loop.
 
     def _run(self) -> None:
+        self.inqueue.serve()
         try:
             self._turn_until_stopped()
         except (StorageError, DiskFullError, OSError) as error:
@@ -538,6 +549,9 @@ class Engine:
             return
         policy = POLICIES[fields.acks] if 0 <= fields.acks < len(POLICIES) else self.options.ack_policy
         ticket = Callback(policy, now + fields.deadline_ms * MILLISECOND, answer)
+        if not self.inqueue.enter_at_once(ticket, len(message.data)):
+            ticket.reject(NoMasterError(COME_BACK))
+            return
         try:
             self.run(codec.decode_batch(message.data), fields.session, fields.seq, ticket)
         except ProtocolError as error:
@@ -578,6 +592,7 @@ class Engine:
         for _, _, done in self._applied_waits:
             done(failure)
         self._closed = True
+        self.inqueue.close()
         self._refuse_inbox()
         self.transport.close()
 

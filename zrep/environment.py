@@ -231,14 +231,22 @@ class Environment:
     def submit(
         self, batch: Batch, acks: AckPolicy | None = None, timeout_ms: int | None = None
     ) -> "Future[CommitResult]":
-        """As `write`, without waiting. Cancelling the future does not undo the write."""
+        """As `write`, without waiting for it. Cancelling the future does not undo the write.
+
+        Does wait, as long as more than `inqueue_bytes` of writes are queued and not answered; NotAppliedError when
+        that is so until the time is up.
+        """
         ticket = self.engine.awaited(acks, timeout_ms)
         self.engine.submit(batch, ticket)
         return ticket.future
 
     async def awrite(self, batch: Batch, acks: AckPolicy | None = None, timeout_ms: int | None = None) -> CommitResult:
         """As `write`, for asyncio."""
-        return await asyncio.wrap_future(self.submit(batch, acks, timeout_ms))
+        if self.engine.inqueue.full:
+            future = await asyncio.to_thread(self.submit, batch, acks, timeout_ms)
+        else:
+            future = self.submit(batch, acks, timeout_ms)
+        return await asyncio.wrap_future(future)
 
     def put(self, key: bytes, value: bytes, db: "lmdb._Database | bytes | None" = None) -> CommitResult:
         """Store one pair, at the master."""

@@ -193,6 +193,14 @@ class QuorumLost(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class InqueueFull(Event):
+    """As much is queued to be written as may be (inqueue_bytes): who brings more waits. Again after 85 % of it."""
+
+    name = "INQUEUE_FULL"
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Diverged(Event):
     """This log disagrees with the master's below what both hold, or lost what this site acknowledged (R4).
 

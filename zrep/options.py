@@ -61,6 +61,9 @@ class Options:
     bulk_bytes: int = _option(1 * MIB, "Most bytes of records in one message of an answer.", 4 * KIB, 32 * MIB)
     limit_bytes: int = _option(10 * MIB, "Most bytes served per request, then MORE.", 4 * KIB, 1 * GIB)
     record_bytes: int = _option(32 * MIB, "Largest record, and so the largest transaction.", 64 * KIB, 32 * MIB)
+    inqueue_bytes: int = _option(
+        100 * MIB, "Most bytes of writes that are queued and not answered; who brings more waits.", 64 * KIB, 1 << 50
+    )
     segment_bytes: int = _option(64 * MIB, "Size at which a log segment ends.", 4 * KIB, 4 * GIB)
     retain_bytes: int = _option(0, "Log kept beyond what the group needs; 0: keep all of it.", 0, 1 << 50)
     map_bytes: int = _option(1 << 40, "LMDB map to reserve, sparse; halved until it opens.", 1 * MIB, 1 << 46)

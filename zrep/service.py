@@ -1,7 +1,8 @@
 """What a site answers to foreign programs, the remote client and the command line (protocol ZREP1).
 
 Reads are of this site's own permanent prefix. Writes are the master's: another site answers REDIRECT and
-says where it is, or BUSY while nobody is master. Runs on the engine's thread; every answer is bounded.
+says where it is, or BUSY while nobody is master, and so does a master with too much in its queue. Runs on
+the engine's thread; every answer is bounded.
 """
 
 import time
@@ -22,6 +23,7 @@ from zrep.errors import (
     UnknownOutcomeError,
 )
 from zrep.ids import Nanoseconds
+from zrep.inqueue import COME_BACK
 from zrep.messages import TEXT_LIMIT, Status
 from zrep.options import MILLISECOND
 from zrep.records import MemberRole
@@ -96,7 +98,11 @@ def _write(engine: "Engine", request: Request, answer: Any) -> None:
             answer(_STATUS.get(type(error), Status.REFUSED), str(error))
 
     deadline: Nanoseconds = time.monotonic_ns() + deadline_ms * MILLISECOND
-    engine.run(batch, session, seq, Callback(engine.options.ack_policy, deadline, done))
+    ticket = Callback(engine.options.ack_policy, deadline, done)
+    if engine.inqueue.enter_at_once(ticket, batch.nbytes):
+        engine.run(batch, session, seq, ticket)
+    else:
+        answer(Status.BUSY, COME_BACK)
 
 
 _STATUS: dict[type, Status] = {

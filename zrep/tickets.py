@@ -9,11 +9,14 @@ does. No timer forms a group; there is one only for a thread that does not get t
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from zrep.commit import CommitResult
 from zrep.ids import Nanoseconds
 from zrep.options import MILLISECOND, AckPolicy
+
+if TYPE_CHECKING:
+    from zrep.inqueue import Inqueue
 
 PATIENCE_MS = 5
 """So long a group waits for who was answered: one switch interval of Python's."""
@@ -25,7 +28,7 @@ Answer: TypeAlias = Callable[[CommitResult | None, Exception | None], None]
 class Ticket:
     """A wait for one transaction. The engine says what became of it, once; on its own thread, unless it has stopped."""
 
-    __slots__ = ("deadline", "policy", "verdict", "wrote")
+    __slots__ = ("deadline", "inqueue", "nbytes", "policy", "verdict", "wrote")
 
     def __init__(self, policy: AckPolicy, deadline: Nanoseconds) -> None:
         self.policy = policy
@@ -34,13 +37,24 @@ class Ticket:
         """Whether it has anything in the record; a transaction that only read still waits for what it read."""
         self.verdict: Exception | None = None
         """What to raise once what it rests on is permanent: a conflict, say."""
+        self.inqueue: Inqueue | None = None
+        self.nbytes = 0
+        """What the write takes of the inqueue, until it is told."""
 
     def resolve(self, result: CommitResult) -> None:
         """Tell the result; or the verdict instead, now that what it rests on is permanent."""
+        if self.inqueue is not None:
+            self._leave(self.inqueue)
         self._tell(None if self.verdict is not None else result, self.verdict)
 
     def reject(self, error: Exception) -> None:
+        if self.inqueue is not None:
+            self._leave(self.inqueue)
         self._tell(None, error)
+
+    def _leave(self, inqueue: "Inqueue") -> None:
+        self.inqueue = None
+        inqueue.leave(self.nbytes)
 
     def _tell(self, result: CommitResult | None, error: Exception | None) -> None:
         raise NotImplementedError
