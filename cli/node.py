@@ -67,7 +67,7 @@ def node(
     )
     site.on_event(changes.put)
     with site.start(timeout_ms):
-        _say(json, "ready", site=site.site, address=site.address)
+        _say(json, "ready", site=site.site, durability=site.stat()["durability"], address=site.address)
         while (change := changes.get()) is not None:
             _tell(json, change)
     _say(json, "stopped")

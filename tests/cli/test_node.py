@@ -64,6 +64,14 @@ def test_its_changes_are_json_if_asked(tmp_path: Path) -> None:
     assert [json.loads(line)["event"] for line in said.splitlines()][-1] == "stopped"
 
 
+def test_it_says_what_durability_the_group_has(tmp_path: Path) -> None:
+    """It is the founder's choice, whatever a site that joins asks for."""
+    with running(tmp_path / "a", "--bind", FREE, "--create", "--set", "durability=process") as founder:
+        address = address_of(founder)
+        with running(tmp_path / "b", "--bind", FREE, "--join", address, "--set", "durability=sync") as joined:
+            assert " durability=process " in first_line(joined)
+
+
 def test_a_restart_needs_neither_create_nor_join(tmp_path: Path) -> None:
     for arguments in (["--create"], [], []):
         with running(tmp_path / "a", "--bind", FREE, *arguments) as process:
