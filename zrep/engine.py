@@ -317,8 +317,7 @@ class Engine:
         self.transport.tick(now)
         if due:
             replica.tick(now, drained=len(arrivals) < ARRIVALS_PER_TURN)
-        self._perform(now)
-        if self._can_advance(now):
+        if (self._perform(now) or due) and self._can_advance(now):
             self._advance(now)
         self._commits.settle(self.store.applied.tip.lsn)
         if self._reads:
@@ -413,8 +412,9 @@ class Engine:
         """
         self.log.sync = self._config.sync or not self.store.admits_unflushed_log
 
-    def _perform(self, now: Nanoseconds) -> None:
-        """Perform the machine's effects, in the order of `replica.effects`: persist, then speak."""
+    def _perform(self, now: Nanoseconds) -> bool:
+        """Perform the machine's effects, in the order of `replica.effects`: persist, then speak. Were there any?"""
+        performed = False
         sends: list[Message] = []
         events: list[Event] = []
         work: list[Message] = []
@@ -428,8 +428,10 @@ class Engine:
             sends += effects.sends
             events += effects.events
             work += effects.work
+            performed |= effects.any
             if not self.log.dirty:
                 break
+            performed = True
             self.log.flush()
             self.replica.persisted(now)
         for message in sends:
@@ -445,6 +447,7 @@ class Engine:
             for message in work:
                 self._work(now, message)
             self._perform(now)
+        return performed
 
     def _emit(self, event: Event) -> None:
         self._logger.info("%s", event)

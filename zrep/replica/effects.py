@@ -31,3 +31,8 @@ class Effects:
         self.events: list[Event] = []
         self.work: list[Message] = []
         """Admitted messages that ask something of the engine: FORWARD, READ_REQ, and their replies."""
+
+    @property
+    def any(self) -> bool:
+        """Whether there is something to do."""
+        return bool(self.sends or self.early or self.events or self.work or self.meta)

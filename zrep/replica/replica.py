@@ -334,10 +334,7 @@ class Replica:
     @property
     def pending(self) -> bool:
         """Whether `take` has anything to hand out but what time or the log's flush may add."""
-        effects = self.state.effects
-        return bool(
-            effects.sends or effects.early or effects.events or effects.work or effects.meta or self.state.log.dirty
-        )
+        return self.state.effects.any or self.state.log.dirty
 
     def take(self) -> Effects:
         """Hand out what is to be done; see `effects` for the order."""
