@@ -37,12 +37,8 @@ class Commits:
         self._replica = replica
         self._site = site
         self._flights: list[Flight] = []
-        self._next_deadline: Nanoseconds | None = None
-
-    @property
-    def deadline(self) -> Nanoseconds | None:
+        self.deadline: Nanoseconds | None = None
         """When the next waiter's time is up."""
-        return self._next_deadline
 
     def __len__(self) -> int:
         return sum(len(flight.tickets) for flight in self._flights)
@@ -60,7 +56,7 @@ class Commits:
         if not self._flights:
             return
         self._flights = [flight for flight in self._flights if self._settle_flight(flight, applied, now)]
-        self._next_deadline = min((flight.deadline for flight in self._flights), default=None)
+        self.deadline = min((flight.deadline for flight in self._flights), default=None)
 
     def _settle_flight(self, flight: Flight, applied: Lsn, now: Nanoseconds) -> bool:
         """Answer a flight's waiters; return whether anybody goes on waiting."""

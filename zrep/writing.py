@@ -84,10 +84,11 @@ class Writing:
     @property
     def can_advance(self) -> bool:
         """Whether there is something to run, to seal or to end; also when only a writer that is in stands before it."""
-        group, reigns = self._group, self._replica.role is Role.MASTER
-        if group is None or not reigns or self._gen != self._replica.gen:
+        group, state = self._group, self._replica.state
+        reigns = state.role is Role.MASTER
+        if group is None or not reigns or self._gen != state.gen:
             return reigns or group is not None
-        return group.lags or (group.phase is Phase.OPEN and bool(group.merged or self._queue or self._gathering))
+        return (group.phase is Phase.OPEN and bool(group.merged or self._queue or self._gathering)) or group.lags
 
     @property
     def torn(self) -> bool:
@@ -125,12 +126,12 @@ class Writing:
 
     def advance(self, now: Nanoseconds, refusal: Callable[[], ZrepError]) -> None:
         """Move the group on as far as it goes; `refusal` is what writers are told at a client site."""
-        replica = self._replica
-        if self._group is not None and (replica.role is not Role.MASTER or self._gen != replica.gen):
+        state = self._replica.state
+        if self._group is not None and (state.role is not Role.MASTER or self._gen != state.gen):
             self._lose_group(refusal)
-        if self._group is None and replica.role is Role.CLIENT:
-            self._apply(replica.perm)
-        elif replica.role is Role.MASTER:
+        if self._group is None and state.role is Role.CLIENT:
+            self._apply(state.perm)
+        elif state.role is Role.MASTER:
             self._end_group()
             if self._group is None:
                 self._open_group()

@@ -145,8 +145,9 @@ class Group:
             self._remake()
 
     def _catch_up(self) -> None:
-        self._perform_deferred(self._image.txn)
-        self._deferred.clear()
+        if self._deferred:
+            self._perform_deferred(self._image.txn)
+            self._deferred.clear()
 
     def _remake(self) -> None:
         """Make P anew from what was captured: a full map or disk has refused it halfway, or it is torn."""
