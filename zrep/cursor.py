@@ -12,7 +12,7 @@ import lmdb
 
 from zrep.records import Op
 from zrep.storage.catalogue import DUPSORT, flag_bits
-from zrep.storage.child import as_bytes
+from zrep.storage.child import Capturing, as_bytes
 from zrep.storage.failures import lmdb_error
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Cursor(metaclass=ABCMeta):  # noqa: B024 - so that lmdb's own cursors are 
             self._cursor: lmdb.Cursor[Any] = inner.cursor(db)
         self.db = db
         self.txn = txn
-        txn.cursors.add(self)
+        txn.opened(self)
         self._dupsort = bool(flag_bits(db.flags()) & DUPSORT)
         self._sought: object = None
 
@@ -207,7 +207,7 @@ class Cursor(metaclass=ABCMeta):  # noqa: B024 - so that lmdb's own cursors are 
     ) -> bool:
         """Store a pair and move to it, as lmdb.Cursor.put does."""
         child = self._child
-        with child.lock, child.capturing:
+        with child.lock, Capturing(child):
             stored = self._live().put(key, value, dupdata, overwrite, append)
             if stored:
                 child.note_put(self._name, key, value)
@@ -223,7 +223,7 @@ class Cursor(metaclass=ABCMeta):  # noqa: B024 - so that lmdb's own cursors are 
         """Store pairs; return how many were consumed and how many of them stored."""
         consumed = added = 0
         child, name = self._child, self._name
-        with child.lock, child.capturing:
+        with child.lock, Capturing(child):
             for item in items:
                 if type(item) is not tuple or len(item) != 2:
                     raise TypeError("putmulti() elements must be 2-tuples")
@@ -243,7 +243,7 @@ class Cursor(metaclass=ABCMeta):  # noqa: B024 - so that lmdb's own cursors are 
 
     def delete(self, dupdata: bool = False) -> bool:
         """Delete the current element, with `dupdata` all duplicates of its key, and move to the next one."""
-        with self._child.lock, self._child.capturing:
+        with self._child.lock, Capturing(self._child):
             cursor = self._live()
             current = next(cursor.iternext_dup(True, True), None)  # unlike item(), tells whether it stands anywhere
             if current is None:
@@ -259,7 +259,7 @@ class Cursor(metaclass=ABCMeta):  # noqa: B024 - so that lmdb's own cursors are 
 
     def pop(self, key: Buffer) -> bytes | None:
         """Delete a key, in a dupsort database its first duplicate, and return the value it had."""
-        with self._child.lock, self._child.capturing:
+        with self._child.lock, Capturing(self._child):
             old: bytes | None = self._live().pop(key)
             if old is not None:
                 self._note_deleted(as_bytes(key), old)
@@ -267,7 +267,7 @@ class Cursor(metaclass=ABCMeta):  # noqa: B024 - so that lmdb's own cursors are 
 
     def replace(self, key: Buffer, value: Buffer) -> bytes | None:
         """Store a pair in place of all there is under `key`, and return the first value that was there."""
-        with self._child.lock, self._child.capturing:
+        with self._child.lock, Capturing(self._child):
             cursor = self._live()
             try:
                 old: bytes | None = cursor.replace(key, value)

@@ -58,7 +58,6 @@ class Environment:
         self._begin_read: Any = self._lmdb.begin
         self.main = opened.store.main
         self._names: set[bytes] = set()
-        self._writer: weakref.ref[Transaction] | None = None
         self._closed = False
         _environments.add(self)
 
@@ -136,10 +135,6 @@ class Environment:
         else:
             return
         raise invalid_parameter(reason)
-
-    def writing(self, txn: Transaction) -> None:
-        """Remember the one write transaction that may be open, for the sake of a fork."""
-        self._writer = weakref.ref(txn)
 
     # Databases.
 
@@ -362,9 +357,8 @@ class Environment:
 
     def forked(self) -> None:
         """Become unusable: this process is a child, and everything here is its parent's."""
-        txn = self._writer() if self._writer is not None else None
-        if txn is not None:
-            txn.child.abandon(ForkError(_FORKED))
+        if not self.readonly:
+            self.engine.writers.abandon(ForkError(_FORKED))
         # lmdb's destructor would wait for a write transaction whose thread exists only in the parent.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._lmdb))
         self._closed = True

@@ -55,8 +55,8 @@ class Transaction(metaclass=ABCMeta):  # noqa: B024 - so that lmdb's own transac
         timeout_ms: int | None = None,
     ) -> None:
         self.engine = env.engine
-        self.cursors: weakref.WeakSet[Cursor] = weakref.WeakSet()
-        """The open ones: dropping a database closes those on it."""
+        self._cursors: weakref.WeakSet[Cursor] | None = None
+        """The open ones: dropping a database closes those on it. Most transactions have none."""
         self._parent = parent
         self.child: Child
         """What the group knows of this transaction."""
@@ -68,7 +68,6 @@ class Transaction(metaclass=ABCMeta):  # noqa: B024 - so that lmdb's own transac
             except BaseException:
                 self.engine.writers.give_back()
                 raise
-            env.writing(self)
         self._db = env.main if db is None else db
 
     def __enter__(self) -> "Transaction":
@@ -162,10 +161,16 @@ class Transaction(metaclass=ABCMeta):  # noqa: B024 - so that lmdb's own transac
         cursor: Cursor = Cursor(self._db if db is None else db, self)
         return cursor
 
+    def opened(self, cursor: Cursor) -> None:
+        """Note a new cursor of this transaction."""
+        if self._cursors is None:
+            self._cursors = weakref.WeakSet()
+        self._cursors.add(cursor)
+
     def drop(self, db: "lmdb._Database", delete: bool = True) -> None:
         """Empty a database, and with `delete` forget its name; the handle is not valid any more then."""
         if delete:
-            for cursor in [cursor for cursor in self.cursors if cursor.db is db]:
+            for cursor in [cursor for cursor in self._cursors or () if cursor.db is db]:
                 cursor.close()
         self.child.drop(db, delete)
 

@@ -70,7 +70,6 @@ class Child:
         self.outer = outer
         self.inner: Child | None = None
         self.txn = txn
-        self.capturing = Capturing(self)
         self.torn = False
         """Whether its LMDB transaction may hold what was not captured: somebody pressed Ctrl-C between the two."""
         self.open = True
@@ -104,7 +103,7 @@ class Child:
             name = self.catalogue.names.get(id(db), _UNKNOWN)
             if name is _UNKNOWN:
                 self.name(db)
-            with self.capturing:
+            with Capturing(self):
                 try:
                     stored = txn.put(key, value, dupdata, overwrite, append, db)
                 except lmdb.MapFullError:
@@ -140,7 +139,7 @@ class Child:
         with self.lock:
             txn = self.txn or self.look()
             name = self.name(db)
-            with self.capturing:
+            with Capturing(self):
                 deleted = txn.delete(key, value, db)
                 if deleted and value and flag_bits(db.flags()) & DUPSORT:
                     self.note(Op.DELETE_DUP, name, as_bytes(key), as_bytes(value))
@@ -150,7 +149,7 @@ class Child:
 
     def drop(self, db: "lmdb._Database", delete: bool) -> None:
         """Empty a database; with `delete` also forget its name. The main one is only ever emptied, as in LMDB."""
-        with self.lock, self.capturing:
+        with self.lock, Capturing(self):
             txn = self.txn or self.look()
             name = self.name(db)
             if delete and name is not None:
@@ -162,7 +161,7 @@ class Child:
 
     def create(self, name: bytes, flags: int) -> "lmdb._Database":
         """Create a database, unless it exists, and return its handle. Raises lmdb.DbsFullError."""
-        with self.lock, self.capturing:
+        with self.lock, Capturing(self):
             txn = self.txn or self.look()
             existing = self.catalogue.handles.get(name)
             if existing is not None:

@@ -133,6 +133,11 @@ class Writers:
             if self._holder == threading.get_ident() and self._entered is not None and self._entered.child is None:
                 self.leave()
 
+    def abandon(self, error: ZrepError) -> None:
+        """Let whoever is in never touch LMDB again: the process was forked, and all of this is the parent's."""
+        if self._entered is not None and self._entered.child is not None:
+            self._entered.child.abandon(error)
+
     def _call_next(self) -> bool:
         """Make the first who waits the writer; False when nobody is to be."""
         if not (self._turns and self._is_free):
