@@ -240,10 +240,6 @@ class Engine:
         timeout = self.options.ack_timeout_ms if timeout_ms is None else timeout_ms
         return time.monotonic_ns() + timeout * MILLISECOND
 
-    def committed(self, ticket: Ticket) -> None:
-        """A child has merged: `ticket` waits for its group. Called by the writer, before it leaves."""
-        self._writing.committed(ticket)
-
     def submit(self, batch: Batch, ticket: Ticket) -> None:
         """Run a batch at the master, which may be another site; wait while too much is queued here.
 

@@ -131,13 +131,11 @@ class Returning:
         """When who is still away is waited for no longer."""
         self._complete = complete
         self._away: set[Wait] = set()
+        self.add: Callable[[Wait], None] = self._away.add
+        """Call it with whoever's thread is about to be woken."""
 
     def __bool__(self) -> bool:
         return bool(self._away)
-
-    def add(self, wait: Wait) -> None:
-        """Its thread is about to be woken."""
-        self._away.add(wait)
 
     def back(self, wait: Wait) -> None:
         """Its thread runs."""

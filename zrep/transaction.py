@@ -113,7 +113,7 @@ class Transaction(metaclass=ABCMeta):  # noqa: B024 - so that lmdb's own transac
 
     def _commit(self, ticket: Ticket) -> None:
         ticket.wrote = bool(self.child.ops)
-        self.child.merge(merged=lambda: self.engine.committed(ticket))
+        self.child.merge(waiter=ticket)
 
     def abort(self) -> None:
         """Undo everything. Does nothing when it has ended."""

@@ -3,8 +3,7 @@
     open ─► children run: application threads through `writers`, queued batches by the engine
          ─► seal: nobody waits to write, or is on the way back; one record ─► permanent ─► commit: visible
 
-What is sealed is the log's; who waits for it is `commits`' business. All methods but `committed` are the
-engine's thread's.
+What is sealed is the log's; who waits for it is `commits`' business. All of it is the engine's thread's.
 """
 
 from collections import deque
@@ -69,8 +68,6 @@ class Writing:
         """The last LSN that the group was begun with: the log's end then, permanent or not."""
         self._covers: Lsn = 0
         """The last LSN that the group holds: that of its own record, once it is sealed."""
-        self._gathering: list[Ticket] = []
-        """Who waits for the open group."""
         self._revoke_at: Nanoseconds = 0
         self._revoking: Any = None
         self._refused: dict[tuple[str, int], Exception] = {}
@@ -88,7 +85,7 @@ class Writing:
         reigns = state.role is Role.MASTER
         if group is None or not reigns or self._gen != state.gen:
             return reigns or group is not None
-        return (group.phase is Phase.OPEN and bool(group.merged or self._queue or self._gathering)) or group.lags
+        return (group.phase is Phase.OPEN and bool(group.txns or self._queue or group.waiters)) or group.lags
 
     @property
     def torn(self) -> bool:
@@ -98,20 +95,14 @@ class Writing:
     @property
     def waits(self) -> bool:
         """Whether something is queued, or waits for the open group."""
-        return bool(self._queue or self._gathering)
+        return bool(self._queue or (self._group is not None and self._group.waiters))
 
     @property
     def deadlines(self) -> list[Nanoseconds]:
         """When something here is to be given up, or looked at."""
-        found = [write.ticket.deadline for write in (self._queue[0],)] if self._queue else []
-        return [*found, *(ticket.deadline for ticket in self._gathering[:1]), self._revoke_at]
-
-    def committed(self, ticket: Ticket) -> None:
-        """A child has merged: `ticket` waits for its group. Called by the writer, before it leaves.
-
-        The engine neither seals the group nor ends it meanwhile, not even to stop.
-        """
-        self._gathering.append(ticket)
+        queued = [self._queue[0].ticket] if self._queue else []
+        waiting = self._group.waiters[:1] if self._group is not None else []
+        return [*(ticket.deadline for ticket in (*queued, *waiting)), self._revoke_at]
 
     def add(self, writes: Iterable[Write]) -> None:
         """Queue batches."""
@@ -178,7 +169,7 @@ class Writing:
             return
         if group.phase is Phase.OPEN:
             self.writers.hold()
-            if group.merged or self.writers.busy or self._gathering:
+            if group.txns or self.writers.busy or group.waiters:
                 self.writers.admit(group)
                 return
             group.seal()
@@ -190,30 +181,28 @@ class Writing:
     def _seal(self, now: Nanoseconds) -> None:
         """Seal the group when its writers are done and nobody is on the way to it, and send its record on the way."""
         group = self._group
-        if group is None or group.phase is not Phase.OPEN or not (group.merged or self._gathering):
+        if group is None or group.phase is not Phase.OPEN or not (group.txns or group.waiters):
             return
         if self._returning and not group.full:
             return
         if self.writers.take() is None:
-            if self._gathering and not group.merged:
+            if group.waiters and not group.txns:
                 self._answer_readers()
             return
         payload = group.seal()
         assert payload is not None
         position = self._replica.submit(now, payload)
         self._covers = position.lsn
-        tickets, self._gathering = self._gathering, []
-        self._commits.sealed(position, tickets, self._store.applied.tip.lsn)
+        self._commits.sealed(position, _taken(group), self._store.applied.tip.lsn)
 
     def _answer_readers(self) -> None:
         """Writers that wrote nothing wait only for what they read: the tail under the group."""
         group = self.writers.enter_at_once()  # so that nobody merges meanwhile and is told the same
         if group is None:
             return
-        if not group.merged:
-            tickets, self._gathering = self._gathering, []
+        if not group.txns:
             position = Position(self._replica.gen_at(self._covers), self._covers)
-            self._commits.sealed(position, tickets, self._store.applied.tip.lsn)
+            self._commits.sealed(position, _taken(group), self._store.applied.tip.lsn)
         self.writers.leave()
 
     def _lose_group(self, refusal: Callable[[], ZrepError]) -> None:
@@ -226,8 +215,7 @@ class Writing:
             return
         self._group = None
         self._refused.clear()  # what they saw may never have been permanent, and their callers were not told
-        tickets, self._gathering = self._gathering, []
-        for ticket in tickets:
+        for ticket in _taken(group):
             ticket.reject(error)
 
     # The queue of batches.
@@ -249,7 +237,7 @@ class Writing:
 
     def _run(self, group: Group, write: Write) -> None:
         batch, ticket, session, seq = write
-        merged = group.merged
+        held = len(group.txns)
         try:
             if session and (session, seq) in self._refused:
                 raise self._refused[session, seq]
@@ -259,7 +247,7 @@ class Writing:
         except Exception as error:
             # What it saw may rest on records that are not permanent: it is told when they are.
             ticket.verdict, ticket.wrote = error, False
-            self._gathering.append(ticket)
+            group.waiters.append(ticket)
             if session:
                 self._remember_refusal((session, seq), error)
             return
@@ -268,8 +256,8 @@ class Writing:
         elif answer.position is not None:
             self._commits.sealed(answer.position, [ticket], self._store.applied.tip.lsn)
         else:
-            ticket.wrote = answer.verdict is Verdict.DONE or group.merged > merged
-            self._gathering.append(ticket)
+            ticket.wrote = answer.verdict is Verdict.DONE or len(group.txns) > held
+            group.waiters.append(ticket)
 
     def _remember_refusal(self, name: tuple[str, int], error: Exception) -> None:
         """A second copy of the request is refused, too, whatever has changed: the caller may know already."""
@@ -286,8 +274,9 @@ class Writing:
         """
         while self._queue and self._queue[0].ticket.deadline <= now:
             self._queue.popleft().ticket.reject(_waited_too_long())
-        while self._gathering and self._gathering[0].deadline <= now:
-            self._gathering.pop(0).reject(
+        waiters = self._group.waiters if self._group is not None else []
+        while waiters and waiters[0].deadline <= now:
+            waiters.pop(0).reject(
                 UnknownOutcomeError("another write transaction is open for too long: this one may still happen")
             )
 
@@ -311,10 +300,16 @@ class Writing:
         self.writers.refuse(lambda: failure)
         if self._group is not None:
             self._group.stop(gone if failed else None)
-        for ticket in self._gathering:
-            ticket.reject(gone)
+            for ticket in _taken(self._group):
+                ticket.reject(gone)
         for write in self._queue:
             write.ticket.reject(failure)
+
+
+def _taken(group: Group) -> list[Ticket]:
+    """Take over who waits for the group."""
+    waiters, group.waiters = group.waiters, []
+    return waiters
 
 
 def _waited_too_long() -> NotAppliedError:

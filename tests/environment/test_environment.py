@@ -18,6 +18,7 @@ import pytest
 import zrep
 from tests.environment.conftest import MAP_BYTES
 from zrep.storage import child
+from zrep.storage.group import Group
 
 DEADLINE_S = 10
 
@@ -149,6 +150,32 @@ def test_what_an_interrupted_commit_left_is_seen_by_nobody(env: zrep.Environment
         assert txn.get(b"a") is None
         txn.put(b"b", b"2")
     assert contents(env) == [(b"b", b"2")]
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["before it is captured", "after"])
+@pytest.mark.parametrize("looks", [False, True], ids=["only puts", "looks"])
+def test_who_is_interrupted_as_it_merges_lets_the_next_one_in(
+    env: zrep.Environment, monkeypatch: pytest.MonkeyPatch, looks: bool, kept: bool
+) -> None:
+    """What was captured happens, with the next one; what was not does not."""
+    take = Group.take
+
+    def interrupted(group: Group, *arguments: Any) -> NoReturn:
+        if kept:
+            take(group, *arguments)
+        raise KeyboardInterrupt
+
+    txn = env.begin(write=True)
+    txn.put(b"a", b"1")
+    assert txn.get(b"a") == b"1" if looks else True
+    with monkeypatch.context() as patch:
+        patch.setattr(Group, "take", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            txn.commit()
+    with env.begin(write=True, timeout_ms=10_000) as txn:
+        assert txn.get(b"a") == (b"1" if kept else None)
+        txn.put(b"b", b"2")
+    assert contents(env) == [(b"a", b"1")] * kept + [(b"b", b"2")]
 
 
 def test_a_transaction_that_wrote_nothing_has_no_token(env: zrep.Environment) -> None:

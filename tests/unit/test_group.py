@@ -121,7 +121,7 @@ def test_an_aborted_child_leaves_nothing(bench: Bench) -> None:
     child = group.begin()
     put(child, b"a", b"1")
     child.abort()
-    assert group.merged == 0
+    assert len(group.txns) == 0
     assert group.seal() is None
     group.commit([])
     assert contents(bench.store) == []
@@ -276,7 +276,7 @@ def test_a_transaction_larger_than_a_record_is_refused_before_it_is_merged(bench
     put(child, b"a", bytes(100_000))
     with pytest.raises(TxnTooLargeError, match="split it"):
         child.merge()
-    assert group.merged == 0
+    assert len(group.txns) == 0
     group.abort()
 
 
@@ -377,7 +377,7 @@ def test_writers_wait_for_an_open_group_and_the_last_to_leave_wakes_the_engine(b
     bench.writers.admit(group)
     for thread in threads:
         thread.join(DEADLINE_S)
-    assert len(done) == group.merged == 8
+    assert len(done) == len(group.txns) == 8
     assert bench.wakes >= 1
     assert bench.writers.take() is group
     assert bench.writers.take() is None
@@ -485,9 +485,14 @@ def test_who_waits_for_a_merged_child_is_known_before_the_child_is_gone(bench: B
     group = bench.group()
     child = group.begin()
     put(child, b"a", b"1")
-    seen: list[Child | None] = []
-    child.merge(merged=lambda: seen.append(group.child))
-    assert seen == [child]
+
+    class Waiters(list[object]):
+        def append(self, waiter: object) -> None:
+            super().append((waiter, group.child))
+
+    group.waiters = Waiters()
+    child.merge(waiter="a ticket")
+    assert group.waiters == [("a ticket", child)]
     assert group.child is None
     bench.finish(group)
 

@@ -238,10 +238,10 @@ class Child:
             self.inner = Child(self.group, self, nested, self.catalogue, buffers, None)
             return self.inner
 
-    def merge(self, session: str = "", seq: int = 0, merged: Callable[[], None] | None = None) -> None:
+    def merge(self, session: str = "", seq: int = 0, waiter: object = None) -> None:
         """Commit into the transaction outside. Raises TxnTooLargeError and LMDB's errors; it has ended then, too.
 
-        `merged` is called before the engine can see that the child has ended.
+        `waiter` is who waits for the group from now on.
         """
         with self.lock:
             if not self.open:
@@ -267,16 +267,18 @@ class Child:
                     self.group.torn = torn
                 self.abort()
                 raise
-            self.open, self.txn, self._ended = False, None, True
+            self.open, self.txn = False, None
             if self.outer is None:
-                self.group.take(self, session, seq)
-                self.group.torn = torn
                 try:
-                    if merged is not None:
-                        merged()
+                    self.group.take(self, session, seq)
+                    self.group.torn = torn
+                    if waiter is not None:  # known before the engine can see that the child has ended
+                        self.group.waiters.append(waiter)
                 finally:
+                    self._ended = True
                     self._gone()
             else:
+                self._ended = True
                 join(self.outer.ops, self.ops)
                 self.outer.nbytes += self.nbytes
                 self.outer.catalogue = self.catalogue

@@ -27,7 +27,7 @@ from zrep import codec
 from zrep.commit import Batch
 from zrep.errors import NotAppliedError, TxnTooLargeError, ZrepError, invariant
 from zrep.options import MIB
-from zrep.records import Kind, Op, Record, Txn, join, note
+from zrep.records import Kind, Op, Record, Txn, note
 from zrep.storage import sessions
 from zrep.storage.child import KEY_BYTES, OP_BYTES, Child
 from zrep.storage.image import put_pairs
@@ -60,11 +60,12 @@ class Group:
         self.phase = Phase.OPEN
         self.lock = threading.RLock()
         """Held around each operation of a child. Reentrant: the collector may end a forgotten child inside one."""
-        self.merged = 0
-        """How many transactions the group holds."""
-        self._txns: list[Txn] = []
-        self._deferred: dict[bytes | None, list[Any]] = {}
-        """What is in `_txns` and not in P yet: pairs, by database."""
+        self.txns: list[Txn] = []
+        """What it holds, in order. What is in here will be in the record, and nothing else."""
+        self._performed = 0
+        """How many of these P holds; the others are puts that nobody has looked at."""
+        self.waiters: list[Any] = []
+        """Who waits for it; those whose transactions wrote nothing, too."""
         self.torn = False
         """Whether P may hold what was not captured: somebody was interrupted between the one and the other."""
         self.child: Child | None = None
@@ -83,7 +84,7 @@ class Group:
     def full(self) -> bool:
         if self._nbytes >= self._full_bytes or self._npages >= FULL_PAGES or self.torn:
             return True
-        return (self.out_of_slots or self.store.outgrown) and bool(self.merged)
+        return (self.out_of_slots or self.store.outgrown) and bool(self.txns)
 
     @property
     def lags(self) -> bool:
@@ -92,7 +93,7 @@ class Group:
         `commit` does it in any case.
         """
         if self.phase is Phase.IN_FLIGHT:
-            return bool(self._deferred)
+            return self._performed < len(self.txns)
         return self.torn and self.child is None
 
     def begin(self, buffers: bool = False) -> Child:
@@ -121,19 +122,19 @@ class Group:
         """
         txn = self.store.nest(self._image.txn, child.buffers)
         try:
-            self._perform_deferred(txn)
-            for _, name, *pairs in child.ops:
-                put_pairs(txn, child.catalogue.plain[name], pairs)
+            self._perform(txn, [*self.txns[self._performed :], Txn(child.ops)])
         except BaseException as error:
             self.store.outgrown |= isinstance(error, lmdb.MapFullError)
             txn.abort()
             raise
         return txn
 
-    def _perform_deferred(self, txn: "lmdb.Transaction") -> None:
+    def _perform(self, txn: "lmdb.Transaction", txns: Sequence[Txn]) -> None:
+        """Perform what was deferred, in as few calls as possible."""
         handles = self._image.catalogue.plain
-        for name, pairs in self._deferred.items():
-            put_pairs(txn, handles[name], pairs)
+        for joined in _joined(txns):
+            for _, name, *pairs in joined.ops:
+                put_pairs(txn, handles[name], pairs)
 
     def catch_up(self) -> None:
         """Let P hold exactly what was captured. The engine's; no child is open."""
@@ -145,16 +146,16 @@ class Group:
             self._remake()
 
     def _catch_up(self) -> None:
-        if self._deferred:
-            self._perform_deferred(self._image.txn)
-            self._deferred.clear()
+        if self._performed < len(self.txns):
+            self._perform(self._image.txn, self.txns[self._performed :])
+            self._performed = len(self.txns)
 
     def _remake(self) -> None:
         """Make P anew from what was captured: a full map or disk has refused it halfway, or it is torn."""
         self.torn = False
-        self._deferred.clear()
         self._image.abort()
-        self._image = self.store.image(self.tail, self._txns, self._image.catalogue)
+        self._image = self.store.image(self.tail, self.txns, self._image.catalogue)
+        self._performed = len(self.txns)
 
     def check(self, session: str, seq: int) -> Answer:
         """Tell whether request `seq` of `session` may run (R25). No child is open."""
@@ -190,39 +191,39 @@ class Group:
         invariant(self.phase is Phase.OPEN and self.child is None, "one writer at a time, in an open group")
         handles = self._image.catalogue.plain
         nbytes = batch.nbytes
-        runs: list[tuple[int, bytes | None, list[Any]]] = []
-        for code, name, *operands in batch.ops:
-            if code > Batch.DELETE or name not in handles:
+        runs: list[list[Any]] = []
+        deletes = False
+        for run in batch.ops:
+            run = run[:]  # so that it is what was checked, whatever the batch's owner adds meanwhile
+            if run[0] > Batch.DELETE or run[1] not in handles:
                 return False
-            for key in operands[::2]:
+            for key in run[2::2]:
                 if not 0 < len(key) <= KEY_BYTES:
                     return False
                 nbytes += OP_BYTES
-            runs.append((code, name, operands))  # what was checked, whatever the batch's owner adds meanwhile
+            deletes |= run[0] == Batch.DELETE
+            runs.append(run)
         self.check_size(nbytes)
+        if not deletes:
+            self._keep(runs, nbytes, session, seq)
+            return True
         ops: list[list[Any]] = []
         try:
-            for code, name, operands in runs:
+            self._catch_up()
+            for code, name, *operands in runs:
                 if code == Batch.PUT:
-                    ops.append([Op.PUT, name, *operands])
-                    self._defer(name, operands)
+                    put_pairs(self._image.txn, handles[name], operands)
+                    note(ops, Op.PUT, name, *operands)
                     continue
-                self._catch_up()
                 for key in operands[::2]:
                     if self._image.txn.delete(key, db=handles[name]):
                         note(ops, Op.DELETE, name, key)
         except lmdb.Error:
             self._remake()
             return False
-        self._take(ops, nbytes, session, seq)
+        self._keep(ops, nbytes, session, seq)
+        self._performed = len(self.txns)
         return True
-
-    def _defer(self, name: bytes | None, pairs: Sequence[bytes]) -> None:
-        deferred = self._deferred.get(name)
-        if deferred is None:
-            self._deferred[name] = list(pairs)
-        else:
-            deferred += pairs
 
     def seal(self) -> bytes | None:
         """End the open phase; return what the group's record carries, None if nothing was written.
@@ -231,7 +232,9 @@ class Group:
         """
         invariant(self.phase is Phase.OPEN and self.child is None, "only an open group without a child is sealed")
         self.phase = Phase.IN_FLIGHT
-        return codec.encode_txns(self._txns) if self._txns else None
+        performed, deferred = _joined(self.txns[: self._performed]), _joined(self.txns[self._performed :])
+        self.txns, self._performed = performed + deferred, len(performed)
+        return codec.encode_txns(self.txns) if self.txns else None
 
     def commit(self, records: Sequence[Record]) -> None:
         """Make the group visible: `records` follow the store's applied LSN, or the tail, and all are permanent.
@@ -241,13 +244,13 @@ class Group:
         """
         invariant(self.child is None and self.phase is not Phase.ENDED, "a group is committed without a child, once")
         own = [record for record in records if record.kind == Kind.COMMIT]
-        invariant(len(own) == bool(self._txns), "a group is committed with its own record", own=len(own))
+        invariant(len(own) == bool(self.txns), "a group is committed with its own record", own=len(own))
         self.catch_up()
         self.phase = Phase.ENDED
         with self.store.translating():
             try:
                 for record in records:
-                    self._image.advance(record, self._txns if record.kind == Kind.COMMIT else ())
+                    self._image.advance(record, self.txns if record.kind == Kind.COMMIT else ())
                 self._image.commit()
             except lmdb.MapFullError:
                 self._image.abort()
@@ -303,26 +306,19 @@ class Group:
 
     def take(self, child: Child, session: str, seq: int) -> None:
         """Keep what a finished child did. Called by the child, under the lock."""
-        self._image.catalogue = child.catalogue
+        self._keep(child.ops, child.nbytes, session, seq)
         if child.looked:
-            self._deferred.clear()
-        else:
-            for _, name, *pairs in child.ops:
-                self._defer(name, pairs)
-        self._take(child.ops, child.nbytes, session, seq)
+            self._image.catalogue = child.catalogue
+            self._performed = len(self.txns)
 
-    def _take(self, ops: list[list[Any]], nbytes: int, session: str, seq: int) -> None:
+    def _keep(self, ops: list[list[Any]], nbytes: int, session: str, seq: int) -> None:
         if not ops:
             return
-        self.merged += 1
         self._nbytes += nbytes
         self._npages += nbytes // _PAGE + sum(map(len, ops)) // 2
         if session:
             self._seq_by_session[session] = seq
-        if session or not self._txns or self._txns[-1].session:
-            self._txns.append(Txn(ops, session, seq))
-        else:
-            join(self._txns[-1].ops, ops)
+        self.txns.append(Txn(ops, session, seq))
 
     def check_size(self, nbytes: int) -> None:
         """Raise TxnTooLargeError for a transaction that no record can hold."""
@@ -331,3 +327,14 @@ class Group:
                 f"the transaction has {nbytes} bytes and a record holds {self.record_bytes}: "
                 f"nothing was applied, split it (option record_bytes)"
             )
+
+
+def _joined(txns: Sequence[Txn]) -> list[Txn]:
+    """Return the same, but one for all that follow one another and need no session: flat is what costs least."""
+    result: list[Txn] = []
+    for txn in txns:
+        if txn.session or not result or result[-1].session:
+            result.append(Txn([], txn.session, txn.seq))
+        for op in txn.ops:
+            note(result[-1].ops, *op)
+    return result

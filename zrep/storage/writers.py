@@ -88,7 +88,8 @@ class Writers:
     def _enter_or_line_up(self, turn: _Turn | None) -> "Group | None":
         """Become the writer if nobody is in the way; else wait in line from now on, given a turn."""
         with self._lock:
-            self.check_thread()
+            if self._holder is not None:
+                self.check_thread()
             if self._refusal is not None:
                 raise self._refusal()
             if self._is_free and not self._turns:
@@ -157,7 +158,7 @@ class Writers:
     def _is_idle(self) -> bool:
         """Whether nobody stands between the group and its seal."""
         group = self._group
-        return self._holder is None and group is not None and group.merged > 0 and (not self._turns or group.full)
+        return self._holder is None and group is not None and bool(group.txns) and (not self._turns or group.full)
 
     # What follows is the engine's.
 
