@@ -39,6 +39,8 @@ class Commits:
         self._flights: list[Flight] = []
         self.deadline: Nanoseconds | None = None
         """When the next waiter's time is up."""
+        self._visible_at: Lsn = 0
+        """Nobody can be answered, but for its deadline, until the store has come so far."""
 
     def __len__(self) -> int:
         return sum(len(flight.tickets) for flight in self._flights)
@@ -46,6 +48,7 @@ class Commits:
     def sealed(self, position: Position, tickets: Iterable[Ticket], applied: Lsn) -> None:
         """Wait for the record at `position` on behalf of `tickets`."""
         self._flights.append(Flight(position, list(tickets)))
+        self._look_ahead()
         self.settle(applied)
 
     def settle(self, applied: Lsn, now: Nanoseconds = 0) -> None:
@@ -53,10 +56,17 @@ class Commits:
 
         `applied` is how far the store goes: what is visible here.
         """
-        if not self._flights:
+        if self.deadline is None or (applied < self._visible_at and now < self.deadline):
             return
         self._flights = [flight for flight in self._flights if self._settle_flight(flight, applied, now)]
-        self.deadline = min((flight.deadline for flight in self._flights), default=None)
+        self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        flights = self._flights
+        self.deadline = min((flight.deadline for flight in flights), default=None)
+        self._visible_at = min(
+            (flight.position.lsn if flight.only_for_permanence else 0 for flight in flights), default=0
+        )
 
     def _settle_flight(self, flight: Flight, applied: Lsn, now: Nanoseconds) -> bool:
         """Answer a flight's waiters; return whether anybody goes on waiting."""

@@ -71,8 +71,8 @@ class Transaction(metaclass=ABCMeta):  # noqa: B024 - so that lmdb's own transac
         self._db = env.main if db is None else db
 
     def __enter__(self) -> "Transaction":
-        with self.child.lock:
-            if not self.child.open:
+        if not self.child.open:
+            with self.child.lock:
                 self.child.refuse()
         return self
 

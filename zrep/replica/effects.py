@@ -36,3 +36,7 @@ class Effects:
     def any(self) -> bool:
         """Whether there is something to do."""
         return bool(self.sends or self.early or self.events or self.work or self.meta)
+
+
+NOTHING = Effects()
+"""Nothing to do. Everybody's, so nobody adds to it."""

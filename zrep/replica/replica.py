@@ -39,7 +39,7 @@ from zrep.options import Options
 from zrep.ports import Applied, Log, Meta
 from zrep.records import Config, Kind, MemberRole, make_record
 from zrep.replica import membership
-from zrep.replica.effects import Effects
+from zrep.replica.effects import NOTHING, Effects
 from zrep.replica.election import Elections
 from zrep.replica.following import Following
 from zrep.replica.reign import Reigning
@@ -343,7 +343,10 @@ class Replica:
             self.reigning.settle()
         else:
             self.following.settle()
-        effects, state.effects = state.effects, Effects()
+        effects = state.effects
+        if not effects.any:
+            return NOTHING
+        state.effects = Effects()
         return effects
 
     def receive(self, now: Nanoseconds, message: Message) -> Result:

@@ -255,7 +255,7 @@ class Child:
                     )
                 if self.inner is not None:
                     self.inner.abort()
-                if self.outer is None:
+                if self.outer is None and self.nbytes > self._limit:
                     self.group.check_size(self.nbytes)
                 if self._lmdb is not None:
                     # One in which LMDB failed must be aborted: committing it would take P along.

@@ -247,15 +247,17 @@ class Group:
         invariant(len(own) == bool(self.txns), "a group is committed with its own record", own=len(own))
         self.catch_up()
         self.phase = Phase.ENDED
-        with self.store.translating():
-            try:
-                for record in records:
-                    self._image.advance(record, self.txns if record.kind == Kind.COMMIT else ())
-                self._image.commit()
-            except lmdb.MapFullError:
-                self._image.abort()
+        try:
+            for record in records:
+                self._image.advance(record, self.txns if record.kind == Kind.COMMIT else ())
+            self._image.commit()
+        except lmdb.MapFullError:
+            self._image.abort()
+            with self.store.translating():
                 self.store.grow()
-                self.store.apply((*self.tail, *records), self._image.catalogue)
+            self.store.apply((*self.tail, *records), self._image.catalogue)
+        except lmdb.Error as error:
+            raise self.store.meaning(error) from error
 
     def abort(self) -> None:
         """Forget everything. No child is open: see `doom`."""

@@ -139,7 +139,7 @@ class Store:
                 with self.translating():
                     self.grow()
             except lmdb.Error as error:
-                raise self._meaning(error) from error
+                raise self.meaning(error) from error
 
     def _image(self, records: Sequence[Record], txns: Sequence[Txn] = (), like: Catalogue | None = None) -> Image:
         image = Image(self, like)
@@ -239,9 +239,9 @@ class Store:
         try:
             yield
         except lmdb.Error as error:
-            raise self._meaning(error) from error
+            raise self.meaning(error) from error
 
-    def _meaning(self, error: lmdb.Error) -> ZrepError:
+    def meaning(self, error: lmdb.Error) -> ZrepError:
         """Return what an error of LMDB means for the site. A full disk is not a failing one (F24)."""
         if isinstance(error, ZrepError):
             return error
