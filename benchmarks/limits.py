@@ -1,12 +1,14 @@
-"""What the machine can do at most: one flush, one LMDB loop, one ZeroMQ round trip, with nothing around them."""
+"""What the machine can do at most: a flush, an LMDB loop, a ZeroMQ round trip, a bare commit, with nothing around."""
 
 import os
 import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import lmdb
@@ -14,6 +16,8 @@ import zmq
 
 from cli.bench_loads import HOT_KEYS, keys
 from cli.bench_samples import closed_loop, summary
+
+from .bare import Bare
 
 PREALLOCATED = 64 << 20
 FRAME = 150
@@ -120,9 +124,24 @@ def zmq_round_trip(directory: Path, seconds: float, value_bytes: int) -> dict[st
         return told
 
 
+def bare(threads: int, sync: bool = True) -> Limit:
+    """Return the limit of what is made of these threads, sockets and flushes: commits with nothing in them."""
+
+    def limit(directory: Path, seconds: float, value_bytes: int) -> dict[str, Any]:
+        with TemporaryDirectory(dir=directory) as home, Bare(Path(home), sync) as group:
+            return summary(closed_loop([partial(group.commit, bytes(value_bytes))] * threads, seconds))
+
+    return limit
+
+
 LIMITS: tuple[tuple[str, str, str, Limit], ...] = (
     ("fdatasync", "sync", "sequential", fdatasync),
     ("zmq", "process", "sequential", zmq_round_trip),
+    ("bare", "sync", "sequential", bare(1)),
+    ("bare", "sync", "threads-16", bare(16)),
+    ("bare", "sync", "threads-64", bare(64)),
+    ("bare", "process", "sequential", bare(1, sync=False)),
+    ("bare", "process", "threads-64", bare(64, sync=False)),
     ("lmdb", "sync", "sequential", lmdb_puts("sequential", 1)),
     ("lmdb", "sync", "pipelined", lmdb_puts("sequential")),
     ("lmdb", "sync", "pipelined-random", lmdb_puts("random")),

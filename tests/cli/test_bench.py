@@ -389,7 +389,13 @@ def test_benchmarks_run_without_peers(capsys: pytest.CaptureFixture[str], tmp_pa
     benchmarks.main([*arguments, "--peers"])
     report = json.loads(capsys.readouterr().out)
     names = {result["name"] for result in report["results"]}
-    assert {"fdatasync sync sequential", "zrep process sequential", "zrep process pipelined"} <= names
+    assert {
+        "fdatasync sync sequential",
+        "bare sync sequential",
+        "bare process threads-64",
+        "zrep process sequential",
+        "zrep process pipelined",
+    } <= names
     assert report["left_out"] == []
     assert report["durability"] == "process"
     assert set(bench_report.CONDITIONS) <= set(report)
