@@ -246,12 +246,26 @@ class Engine:
         Raises NotAppliedError when that takes until the ticket's deadline.
         """
         self._check_alive()
-        self.inqueue.enter(ticket, batch.nbytes)
-        self._new_writes.append(Write(batch, ticket))
+        try:
+            self.inqueue.enter(ticket, batch.nbytes)
+            self._new_writes.append(Write(batch, ticket))
+        except BaseException:
+            self.inqueue.retract(ticket)
+            raise
         self._inbox_changed(self._wake_to_write)
 
+    def submit_at_once(self, batch: Batch, ticket: Ticket) -> bool:
+        """As `submit`, but return False instead of waiting."""
+        self._check_alive()
+        if not self.inqueue.enter_at_once(ticket, batch.nbytes):
+            return False
+        self._new_writes.append(Write(batch, ticket))
+        self._inbox_changed(self._wake_to_write)
+        return True
+
     def _filled(self) -> None:
-        self._calls.append(Call(lambda: self._emit(InqueueFull(self.inqueue.nbytes)), lambda _: None))
+        full = InqueueFull(self.inqueue.nbytes)
+        self._calls.append(Call(lambda: self._emit(full), lambda _: None))
         self._inbox_changed(self.wake)
 
     def wait_applied(self, position: Position, timeout_ms: int) -> None:
@@ -313,7 +327,8 @@ class Engine:
         self.transport.tick(now)
         if due:
             replica.tick(now, drained=len(arrivals) < ARRIVALS_PER_TURN)
-        if (self._perform(now) or due) and self._can_advance(now):
+        self._perform(now)
+        if self._can_advance(now):
             self._advance(now)
         self._commits.settle(self.store.applied.tip.lsn)
         if self._reads:
@@ -325,6 +340,7 @@ class Engine:
             self._due, self._stirred = self._own_deadline(), False
         if replica.pending:
             self._perform(now)
+            self._woken |= self._can_advance(now)  # what it has moved on is for the next turn, at once
         self._returning.watch(now)
 
     def _sleep(self, deadline: Nanoseconds) -> None:
@@ -408,9 +424,8 @@ class Engine:
         """
         self.log.sync = self._config.sync or not self.store.admits_unflushed_log
 
-    def _perform(self, now: Nanoseconds) -> bool:
-        """Perform the machine's effects, in the order of `replica.effects`: persist, then speak. Were there any?"""
-        performed = False
+    def _perform(self, now: Nanoseconds) -> None:
+        """Perform the machine's effects, in the order of `replica.effects`: persist, then speak."""
         sends: list[Message] = []
         events: list[Event] = []
         work: list[Message] = []
@@ -424,10 +439,8 @@ class Engine:
             sends += effects.sends
             events += effects.events
             work += effects.work
-            performed |= effects.any
             if not self.log.dirty:
                 break
-            performed = True
             self.log.flush()
             self.replica.persisted(now)
         for message in sends:
@@ -443,7 +456,6 @@ class Engine:
             for message in work:
                 self._work(now, message)
             self._perform(now)
-        return performed
 
     def _emit(self, event: Event) -> None:
         self._logger.info("%s", event)

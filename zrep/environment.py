@@ -22,6 +22,7 @@ from zrep.commit import Batch, CommitResult, CommitToken
 from zrep.engine import Engine
 from zrep.errors import ForkError, NoMasterError, OptionError, ZrepError
 from zrep.ids import Position
+from zrep.inqueue import seconds_until
 from zrep.opening import Opened
 from zrep.options import AckPolicy
 from zrep.storage.catalogue import flag_bits
@@ -29,6 +30,7 @@ from zrep.storage.failures import databases_full, invalid_parameter, lmdb_error,
 from zrep.storage.plain import PlainReader, export
 from zrep.storage.reader import StoreReader
 from zrep.storage.store import Store
+from zrep.tickets import Ticket
 from zrep.transaction import Transaction
 
 CREATE_ATTEMPTS = 50
@@ -59,6 +61,7 @@ class Environment:
         self.main = opened.store.main
         self._names: set[bytes] = set()
         self._closed = False
+        self._forked = False
         _environments.add(self)
 
     def __enter__(self) -> "Environment":
@@ -237,11 +240,24 @@ class Environment:
 
     async def awrite(self, batch: Batch, acks: AckPolicy | None = None, timeout_ms: int | None = None) -> CommitResult:
         """As `write`, for asyncio."""
-        if self.engine.inqueue.full:
-            future = await asyncio.to_thread(self.submit, batch, acks, timeout_ms)
-        else:
-            future = self.submit(batch, acks, timeout_ms)
-        return await asyncio.wrap_future(future)
+        ticket = self.engine.awaited(acks, timeout_ms)
+        while not self.engine.submit_at_once(batch, ticket):
+            await self._room(ticket)
+        return await asyncio.wrap_future(ticket.future)
+
+    async def _room(self, ticket: Ticket) -> None:
+        """Wait until there may be room for more writes; the loop goes on."""
+        inqueue, loop, room = self.engine.inqueue, asyncio.get_running_loop(), asyncio.Event()
+
+        def call() -> None:
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(room.set)
+
+        inqueue.call_when_room(call)
+        try:
+            await asyncio.wait_for(room.wait(), seconds_until(ticket.deadline))
+        except TimeoutError:
+            raise inqueue.too_late() from None
 
     def put(self, key: bytes, value: bytes, db: "lmdb._Database | bytes | None" = None) -> CommitResult:
         """Store one pair, at the master."""
@@ -357,6 +373,9 @@ class Environment:
 
     def forked(self) -> None:
         """Become unusable: this process is a child, and everything here is its parent's."""
+        if self._forked:  # it is the grandparent's
+            return
+        self._forked = True
         if not self.readonly:
             self.engine.writers.abandon(ForkError(_FORKED))
         # lmdb's destructor would wait for a write transaction whose thread exists only in the parent.

@@ -194,7 +194,10 @@ class QuorumLost(Event):
 
 @dataclass(frozen=True, slots=True)
 class InqueueFull(Event):
-    """As much is queued to be written as may be (inqueue_bytes): who brings more waits. Again after 85 % of it."""
+    """As much is queued to be written as may be (inqueue_bytes): who brings more waits.
+
+    Told again only after it has fallen below 85 %.
+    """
 
     name = "INQUEUE_FULL"
     nbytes: int

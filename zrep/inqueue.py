@@ -9,9 +9,12 @@ until a part of it is gone, so that nobody is let in one by one.
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from zrep.errors import NotAppliedError
+from zrep.ids import Nanoseconds
 from zrep.tickets import Ticket
 
 WRITE_BYTES = 1024
@@ -20,21 +23,27 @@ ROOM = 0.85
 """The part of the limit below which there is room again."""
 COME_BACK = "too many writes are queued here: ask again in a moment"
 
+_engines: set[int] = set()
+"""The threads of this process that make room: none of them waits for it, not even in another site's queue."""
+
 
 class Inqueue:
-    """The bytes of all writes that entered and have not been answered. `full` is called when that reaches the limit."""
+    """The bytes of all writes that entered and have not been answered. `filled` is called when they reach the limit.
 
-    def __init__(self, limit: int, full: Callable[[], None]) -> None:
+    A signal's handler or the collector may run anywhere in here, and write, or stop the site. So no lock is
+    held while somebody waits, and who makes room takes none.
+    """
+
+    def __init__(self, limit: int, filled: Callable[[], None]) -> None:
         self.full = False
         """Whether who comes waits."""
         self._limit: float = limit
-        self._tell_full = full
-        self._lock = threading.Lock()
-        self._room = threading.Condition(self._lock)
+        self._filled = filled
+        self._lock = threading.RLock()
         self._entered = 0
         self._left = 0
-        """Changed by the engine's thread only: leaving takes no lock."""
-        self._engine: int | None = None
+        """Changed by the engine's thread only, until the site has stopped."""
+        self._waiting: deque[Callable[[], None]] = deque()
 
     @property
     def nbytes(self) -> int:
@@ -42,51 +51,67 @@ class Inqueue:
         return self._entered - self._left
 
     def serve(self) -> None:
-        """This thread is the engine's, which makes room: it never waits for it."""
-        self._engine = threading.get_ident()
+        """This thread is the engine's."""
+        _engines.add(threading.get_ident())
 
     def enter(self, ticket: Ticket, nbytes: int) -> None:
         """Take room for a write until its ticket is told, and wait for it until the ticket's deadline.
 
         Raises NotAppliedError after that.
         """
-        with self._lock:
-            if self.full and threading.get_ident() != self._engine:
-                self._await_room(ticket)
-            filled = self._take(ticket, nbytes)
-        if filled:
-            self._tell_full()
+        while not self.enter_at_once(ticket, nbytes):
+            if threading.get_ident() in _engines:
+                self._take(ticket, nbytes)
+                return
+            turn = threading.Lock()
+            turn.acquire()
+            self.call_when_room(turn.release)
+            left = seconds_until(ticket.deadline)
+            if left <= 0 or not turn.acquire(timeout=left):
+                with suppress(ValueError):
+                    self._waiting.remove(turn.release)
+                raise self.too_late()
 
     def enter_at_once(self, ticket: Ticket, nbytes: int) -> bool:
         """As `enter`, but return False instead of waiting."""
-        with self._lock:
-            if self.full:
-                return False
-            filled = self._take(ticket, nbytes)
-        if filled:
-            self._tell_full()
+        if self.full:
+            return False
+        self._take(ticket, nbytes)
         return True
 
-    def _await_room(self, ticket: Ticket) -> None:
-        while self.full:
-            left = ticket.deadline - time.monotonic_ns()
-            if left <= 0:
-                raise NotAppliedError(
-                    f"{self.nbytes} bytes of writes are waiting here, more than inqueue_bytes, and this one did not "
-                    f"happen: run it again when they are done, or see `zrep status` if no majority of the sites answers"
-                )
-            self._room.wait(left / 1e9)
+    def call_when_room(self, call: Callable[[], None]) -> None:
+        """Have `call` called, once, on any thread, as soon as there is room."""
+        self._waiting.append(call)
+        if not self.full:
+            self._let_in()
 
-    def _take(self, ticket: Ticket, nbytes: int) -> bool:
-        """Count a write in; True if this has filled the queue."""
-        ticket.inqueue, ticket.nbytes = self, nbytes + WRITE_BYTES
-        self._entered += ticket.nbytes
+    def too_late(self) -> NotAppliedError:
+        """Return what to tell who has waited for room in vain."""
+        return NotAppliedError(
+            f"{self.nbytes} bytes of writes are queued here, as much as inqueue_bytes lets in, and this one did not "
+            f"happen: run it again when they are done, or see `zrep status` if no majority of the sites answers"
+        )
+
+    def _take(self, ticket: Ticket, nbytes: int) -> None:
+        with self._lock:
+            ticket.inqueue, ticket.nbytes = self, nbytes + WRITE_BYTES
+            self._entered += ticket.nbytes
         if self.full or self.nbytes < self._limit:
-            return False
+            return
         self.full = True
         if self.nbytes < self._limit * ROOM:  # who left since then did not see that it is full
-            self.full = False
-        return self.full
+            self._let_in()
+        else:
+            self._filled()
+
+    def retract(self, ticket: Ticket) -> None:
+        """Give back what was taken for a write that was not queued after all; on the thread that brought it."""
+        with self._lock:
+            if ticket.inqueue is self:
+                ticket.inqueue = None
+                self._entered -= ticket.nbytes
+        if self.full and self.nbytes < self._limit * ROOM:
+            self._let_in()
 
     def leave(self, nbytes: int) -> None:
         """Give room back. The engine's."""
@@ -95,11 +120,18 @@ class Inqueue:
             self._let_in()
 
     def close(self) -> None:
-        """Nothing leaves any more, the site stops: let everybody in, to be told so."""
+        """Nothing leaves any more, the site stops: let everybody in, to be told so. The engine's, as its last."""
+        _engines.discard(threading.get_ident())
         self._limit = math.inf
         self._let_in()
 
     def _let_in(self) -> None:
-        with self._lock:
-            self.full = False
-            self._room.notify_all()
+        self.full = False
+        with suppress(IndexError):
+            while True:
+                self._waiting.popleft()()
+
+
+def seconds_until(deadline: Nanoseconds) -> float:
+    """Return how long that is from now, as waiting takes it."""
+    return (deadline - time.monotonic_ns()) / 1e9

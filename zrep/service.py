@@ -79,6 +79,9 @@ def _write(engine: "Engine", request: Request, answer: Any) -> None:
     if engine.replica.role is not Role.MASTER:
         _redirect(engine, answer)
         return
+    if engine.inqueue.full:
+        answer(Status.BUSY, COME_BACK)
+        return
     if request.verb == "write":
         session, seq, deadline_ms, data = request.args
         batch = codec.decode_batch(data)
@@ -99,10 +102,8 @@ def _write(engine: "Engine", request: Request, answer: Any) -> None:
 
     deadline: Nanoseconds = time.monotonic_ns() + deadline_ms * MILLISECOND
     ticket = Callback(engine.options.ack_policy, deadline, done)
-    if engine.inqueue.enter_at_once(ticket, batch.nbytes):
-        engine.run(batch, session, seq, ticket)
-    else:
-        answer(Status.BUSY, COME_BACK)
+    engine.inqueue.enter(ticket, batch.nbytes)
+    engine.run(batch, session, seq, ticket)
 
 
 _STATUS: dict[type, Status] = {

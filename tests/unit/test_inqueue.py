@@ -83,13 +83,45 @@ def test_who_waits_too_long_has_written_nothing() -> None:
 
 
 def test_who_makes_room_does_not_wait_for_it() -> None:
-    """A future's callback runs on the engine's thread, and may write."""
+    """A future's callback runs on an engine's thread, and may write: at its own site, or at another of the process."""
+    own, other = Queue(), Queue()
+
+    def engine() -> None:
+        own.serve()
+        for queue in (own, other):
+            for _ in range(5):
+                queue.put()
+        own.close()
+
+    thread = threading.Thread(target=engine, daemon=True)
+    thread.start()
+    thread.join(DEADLINE_S)
+    assert [queue.nbytes for queue in (own, other)] == [5 * (BIG + WRITE_BYTES)] * 2
+    assert [queue.fills for queue in (own, other)] == [1, 1]
+
+
+def test_what_was_not_queued_after_all_is_given_back_once() -> None:
     queue = Queue()
-    queue.serve()
-    for _ in range(5):
-        queue.put()
-    assert queue.nbytes == 5 * (BIG + WRITE_BYTES)
-    assert queue.fills == 1
+    entered = queue.put()
+    queue.retract(entered)
+    queue.retract(entered)
+    told(entered)
+    assert queue.nbytes == 0
+
+
+def test_a_handler_may_stop_the_site_while_somebody_enters() -> None:
+    """It runs in the middle of `enter`, and waits for the engine, which must not wait for it."""
+
+    class Interrupted(Queue):
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, value)
+            if name == "_entered" and value:
+                engine = threading.Thread(target=self.close, daemon=True)
+                engine.start()
+                engine.join(DEADLINE_S)
+                assert not engine.is_alive()
+
+    Interrupted().put()
 
 
 def test_a_write_larger_than_the_limit_enters_alone() -> None:
