@@ -223,21 +223,23 @@ class Cursor(metaclass=ABCMeta):  # noqa: B024 - so that lmdb's own cursors are 
         """Store pairs; return how many were consumed and how many of them stored."""
         consumed = added = 0
         child, name = self._child, self._name
-        with child.lock, Capturing(child):
+        capturing = Capturing(child)
+        with child.lock:
             for item in items:
                 if type(item) is not tuple or len(item) != 2:
                     raise TypeError("putmulti() elements must be 2-tuples")
                 key, value = item
-                try:
-                    stored = self._live().put(key, value, dupdata, overwrite, append)
-                except lmdb.Error as error:
-                    if getattr(error, "what", "") != "mdb_put":
-                        raise
-                    what = f"mdb_cursor_put() element #{consumed}"
-                    raise lmdb_error(type(error), what, error.code, error.reason) from None
-                if stored:
-                    child.note_put(name, key, value)
-                    added += 1
+                with capturing:
+                    try:
+                        stored = self._live().put(key, value, dupdata, overwrite, append)
+                    except lmdb.Error as error:
+                        if getattr(error, "what", "") != "mdb_put":
+                            raise
+                        what = f"mdb_cursor_put() element #{consumed}"
+                        raise lmdb_error(type(error), what, error.code, error.reason) from None
+                    if stored:
+                        child.note_put(name, key, value)
+                        added += 1
                 consumed += 1
         return consumed, added
 

@@ -1,7 +1,8 @@
 """The transport of a site on its own: a group of one speaks to nobody."""
 
-import threading
 from collections.abc import Iterable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 
 from zrep.bus.arrivals import Arrival
 from zrep.codec import Reply
@@ -15,14 +16,17 @@ class Solo:
 
     def __init__(self) -> None:
         self.group: GroupId = NO_GROUP
-        self._woken = threading.Event()
+        self._woken: SimpleQueue[None] = SimpleQueue()
+        """Unlike an Event it may be interrupted anywhere, by a signal or the collector."""
 
     def wake(self) -> None:
-        self._woken.set()
+        self._woken.put(None)
 
     def poll(self, timeout_ms: int | None) -> None:
-        self._woken.wait(None if timeout_ms is None else timeout_ms / 1000)
-        self._woken.clear()
+        with suppress(Empty):
+            self._woken.get(timeout=None if timeout_ms is None else timeout_ms / 1000)
+            while True:
+                self._woken.get_nowait()
 
     def receive(self, now: Nanoseconds, limit: int) -> list[Arrival]:
         return []

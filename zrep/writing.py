@@ -90,7 +90,8 @@ class Writing:
     @property
     def torn(self) -> bool:
         """Whether nobody can enter before `advance` has looked after the group."""
-        return self._group is not None and self._group.torn
+        group = self._group
+        return group is not None and group.torn
 
     @property
     def waits(self) -> bool:
@@ -120,6 +121,8 @@ class Writing:
         state = self._replica.state
         if self._group is not None and (state.role is not Role.MASTER or self._gen != state.gen):
             self._lose_group(refusal)
+            if self._group is not None:
+                return  # a thread is in it: again when it is out
         if self._group is None and state.role is Role.CLIENT:
             self._apply(state.perm)
         elif state.role is Role.MASTER:
@@ -151,9 +154,12 @@ class Writing:
         self.writers.admit(group)
 
     def _catch_up(self, group: Group) -> None:
+        if group.phase is Phase.IN_FLIGHT:
+            group.catch_up()
+            return
+        self.writers.hold()  # it is torn: nobody enters before it is whole again
         group.catch_up()
-        if group.phase is Phase.OPEN:
-            self.writers.admit(group)  # it was torn, and whoever came then waits
+        self.writers.admit(group)
 
     def _read_log(self, first: Lsn, last: Lsn) -> list[Record]:
         records: list[Record] = []
@@ -197,7 +203,7 @@ class Writing:
 
     def _answer_readers(self) -> None:
         """Writers that wrote nothing wait only for what they read: the tail under the group."""
-        group = self.writers.enter_at_once()  # so that nobody merges meanwhile and is told the same
+        group = self.writers.enter_at_once(claim=False)  # so that nobody merges meanwhile and is told the same
         if group is None:
             return
         if not group.txns:
@@ -222,7 +228,10 @@ class Writing:
 
     def _run_queue(self, now: Nanoseconds) -> None:
         """Run queued batches in the group, unless an application's writer is in."""
-        if not self._queue or self._group is None or self._group.phase is not Phase.OPEN:
+        if not self._queue:
+            self.writers.unclaim()
+            return
+        if self._group is None or self._group.phase is not Phase.OPEN:
             return
         group = self.writers.enter_at_once()
         if group is None:
@@ -242,7 +251,8 @@ class Writing:
             if session and (session, seq) in self._refused:
                 raise self._refused[session, seq]
             answer = group.run_batch(batch, session, seq)
-        except (StorageError, DiskFullError):
+        except (StorageError, DiskFullError) as error:
+            ticket.reject(error)
             raise  # it is the site's misfortune, not the batch's
         except Exception as error:
             # What it saw may rest on records that are not permanent: it is told when they are.
@@ -274,6 +284,8 @@ class Writing:
         """
         while self._queue and self._queue[0].ticket.deadline <= now:
             self._queue.popleft().ticket.reject(_waited_too_long())
+        if not self._queue:
+            self.writers.unclaim()
         waiters = self._group.waiters if self._group is not None else []
         while waiters and waiters[0].deadline <= now:
             waiters.pop(0).reject(
@@ -283,10 +295,13 @@ class Writing:
     def revoke_forgotten(self, now: Nanoseconds) -> None:
         """A write transaction must not stop the group for ever (write_txn_timeout_ms, and up to a quarter more)."""
         child = self._group.child if self._group is not None else None
-        if child is None or child is not self._revoking:
-            self._revoking = child
+        holder = child or self.writers.holder
+        if holder is None or holder != self._revoking:
+            self._revoking = holder
             patience = self._options.write_txn_timeout_ms * MILLISECOND
-            self._revoke_at = now + (patience // 4 if child is None else patience)
+            self._revoke_at = now + (patience // 4 if holder is None else patience)
+        elif now >= self._revoke_at and child is None:
+            self.writers.leave()  # in the place of a thread that was interrupted on its way in or out
         elif now >= self._revoke_at and self._group is not None:
             limit = self._options.write_txn_timeout_ms
             self._group.doom(

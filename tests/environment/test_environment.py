@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,6 +17,7 @@ import pytest
 
 import zrep
 from tests.environment.conftest import MAP_BYTES
+from zrep.options import KIB
 from zrep.storage import child
 from zrep.storage.group import Group
 
@@ -106,20 +107,24 @@ def _cursor_on_a(txn: zrep.Transaction) -> zrep.Cursor:
         pytest.param(lambda env, txn: txn.cursor().replace(b"a", b"2"), id="replace"),
     ],
 )
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RecursionError])
 def test_who_is_interrupted_within_an_operation_cannot_commit(
-    env: zrep.Environment, monkeypatch: pytest.MonkeyPatch, change: Callable[[zrep.Environment, Any], object]
+    env: zrep.Environment,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[BaseException],
+    change: Callable[[zrep.Environment, Any], object],
 ) -> None:
     """Ctrl-C, caught, after LMDB has done what the record would not say: the sites must not differ."""
     env.put(b"a", b"1")
 
     def interrupted(*arguments: object) -> NoReturn:
-        raise KeyboardInterrupt
+        raise error
 
     with env.begin(write=True) as txn:
         assert txn.get(b"a") == b"1"
         with monkeypatch.context() as patch:
             patch.setattr(child, "note", interrupted)
-            with pytest.raises(KeyboardInterrupt):
+            with pytest.raises(error):
                 change(env, txn)
         with pytest.raises(zrep.NotAppliedError, match="interrupted"):
             txn.commit()
@@ -176,6 +181,175 @@ def test_who_is_interrupted_as_it_merges_lets_the_next_one_in(
         assert txn.get(b"a") == (b"1" if kept else None)
         txn.put(b"b", b"2")
     assert contents(env) == [(b"a", b"1")] * kept + [(b"b", b"2")]
+
+
+def test_who_is_interrupted_as_it_leaves_is_out_when_it_is_forgotten(
+    env: zrep.Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(child: child.Child) -> NoReturn:
+        raise KeyboardInterrupt
+
+    txn = env.begin(write=True)
+    txn.put(b"a", b"1")
+    with monkeypatch.context() as patch:
+        patch.setattr(child.Child, "_gone", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            txn.commit()
+    del txn
+    gc.collect()
+    with env.begin(write=True, timeout_ms=10_000) as txn:
+        assert txn.get(b"a") == b"1"
+
+
+def test_a_place_whose_thread_was_lost_is_free_again_in_time(home: Path) -> None:
+    """Interrupted on its way in, it has no transaction that could be revoked."""
+    with zrep.open(home, map_bytes=MAP_BYTES, write_txn_timeout_ms=20) as env:
+        lost = threading.Thread(target=env.engine.writers.enter)
+        lost.start()
+        lost.join()
+        with env.begin(write=True, timeout_ms=10_000) as txn:
+            txn.put(b"a", b"1")
+
+
+def test_nobody_enters_while_a_torn_group_is_made_anew(env: zrep.Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+    entered = threading.Event()
+    seen: list[bool] = []
+    writers: list[threading.Thread] = []
+    image = env.engine.store.image
+
+    def write() -> None:
+        with env.begin(write=True) as txn:
+            entered.set()
+            txn.get(b"a")
+
+    def watched(*arguments: Any) -> Any:
+        if not writers:
+            writers.append(threading.Thread(target=write))
+            writers[0].start()
+            seen.append(entered.wait(0.05))
+        return image(*arguments)
+
+    txn = env.begin(write=True)
+    txn.put(b"a", b"1")
+    txn.child.group.torn = True
+    monkeypatch.setattr(env.engine.store, "image", watched)
+    txn.abort()
+    assert entered.wait(DEADLINE_S)
+    writers[0].join(DEADLINE_S)
+    assert seen == [False]
+
+
+def test_an_interrupted_nested_commit_cannot_be_built_upon(
+    env: zrep.Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    outer = env.begin(write=True)
+    inner = env.begin(write=True, parent=outer)
+    inner.put(b"a", b"1")
+    with monkeypatch.context() as patch:
+        patch.setattr(child, "join", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            inner.commit()
+    with pytest.raises(zrep.NotAppliedError, match="interrupted"):
+        outer.commit()
+    assert contents(env) == []
+
+
+def test_a_nested_transaction_that_is_interrupted_may_be_given_up(
+    env: zrep.Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    with env.begin(write=True) as outer:
+        outer.put(b"a", b"1")
+        inner = env.begin(write=True, parent=outer)
+        with monkeypatch.context() as patch:
+            patch.setattr(child, "note", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                inner.put(b"b", b"2")
+        inner.abort()
+    assert contents(env) == [(b"a", b"1")]
+
+
+def test_what_the_callers_pairs_raise_tears_nothing(env: zrep.Environment) -> None:
+    def pairs() -> Iterator[tuple[bytes, bytes]]:
+        yield b"a", b"1"
+        raise asyncio.CancelledError
+
+    with env.begin(write=True) as txn, txn.cursor() as cursor, pytest.raises(asyncio.CancelledError):
+        cursor.putmulti(pairs())
+    assert contents(env) == [(b"a", b"1")]
+
+
+def test_a_writer_that_wrote_nothing_holds_nobody_up(env: zrep.Environment) -> None:
+    """The engine, which has an answer for it, must not stand between the next two."""
+    inside, go_on, entered = threading.Event(), threading.Event(), threading.Event()
+
+    def write() -> None:
+        with env.begin(write=True) as txn:
+            inside.set()
+            assert go_on.wait(DEADLINE_S)
+            txn.put(b"a", b"1")
+
+    def write_next() -> None:
+        with env.begin(write=True):
+            entered.set()
+
+    def line_up(function: Callable[[], None]) -> None:
+        threading.Thread(target=function, daemon=True).start()
+        while not env.engine.writers.waiting:
+            entered.wait(0.001)
+
+    empty = env.begin(write=True)
+    line_up(write)
+    answer = empty.commit_async()
+    assert inside.wait(DEADLINE_S)
+    env.engine.call(lambda: None)  # a turn: it looks whether it can answer
+    line_up(write_next)
+    go_on.set()
+    assert entered.wait(DEADLINE_S)
+    assert answer.result(DEADLINE_S).token is None
+
+
+def test_a_put_that_is_given_up_holds_nobody_up(env: zrep.Environment) -> None:
+    """The engine was the next to enter, and has nothing to do there any more."""
+    entered = threading.Event()
+
+    def write() -> None:
+        with env.begin(write=True):
+            entered.set()
+
+    txn = env.begin(write=True)
+    putting = env.submit(zrep.Batch().put(b"a", b"1"), timeout_ms=20)
+    with pytest.raises(zrep.NotAppliedError):
+        putting.result(DEADLINE_S)
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    while not env.engine.writers.waiting:
+        writer.join(0.001)
+    txn.abort()
+    assert entered.wait(DEADLINE_S)
+
+
+def test_a_batch_that_stops_the_site_is_told_so(env: zrep.Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*arguments: object) -> NoReturn:
+        raise zrep.DiskFullError("no space left")
+
+    monkeypatch.setattr(Group, "run_batch", fails)
+    with pytest.raises(zrep.DiskFullError):
+        env.submit(zrep.Batch().put(b"a", b"1")).result(DEADLINE_S)
+
+
+def test_what_exceeds_a_group_goes_on_at_once(home: Path) -> None:
+    """Not at the next heartbeat, which is a minute away."""
+    options: dict[str, Any] = {"record_bytes": 64 * KIB, "heartbeat_ms": 60_000, "quorum_timeout_ms": 600_000}
+    with zrep.open(home, map_bytes=MAP_BYTES, **options) as env:
+        batches = [zrep.Batch().put(b"%d" % number, bytes(40 * KIB)) for number in range(6)]
+        futures = [env.submit(batch, timeout_ms=30_000) for batch in batches]
+        assert all(future.result(DEADLINE_S / 2).perm for future in futures)
 
 
 def test_a_transaction_that_wrote_nothing_has_no_token(env: zrep.Environment) -> None:

@@ -31,22 +31,28 @@ DEFERRED_BYTES = 64 * KIB
 KEY_BYTES = 511
 """LMDB's limit."""
 _UNKNOWN: Any = object()
+_ANYWHERE = (RecursionError, MemoryError)
+"""Errors that come wherever they like, unlike those of LMDB, which has changed nothing then."""
 
 
 class Capturing:
-    """Around what changes LMDB's transaction and is captured then: an interrupt in it leaves the child `torn`."""
+    """Around what changes LMDB's transaction and is captured then: who is stopped in between leaves the child torn.
 
-    __slots__ = ("_child",)
+    It is torn meanwhile, so that nothing has to run for it to be so: a RecursionError may come from here, too.
+    """
+
+    __slots__ = ("_child", "_torn")
 
     def __init__(self, child: "Child") -> None:
         self._child = child
+        self._torn = child.torn
 
     def __enter__(self) -> None:
-        pass
+        self._child.torn = True
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        if kind is not None and not issubclass(kind, Exception):
-            self._child.torn = True
+        if kind is None or (issubclass(kind, Exception) and not issubclass(kind, _ANYWHERE)):
+            self._child.torn = self._torn
 
 
 class Child:
@@ -63,7 +69,7 @@ class Child:
         txn: "lmdb.Transaction | None",
         catalogue: Catalogue,
         buffers: bool,
-        leave: Callable[[], None] | None,
+        leave: Callable[..., None] | None,
     ) -> None:
         self.group = group
         self.lock = group.lock
@@ -71,7 +77,7 @@ class Child:
         self.inner: Child | None = None
         self.txn = txn
         self.torn = False
-        """Whether its LMDB transaction may hold what was not captured: somebody pressed Ctrl-C between the two."""
+        """Whether its LMDB transaction may hold what was not captured: Ctrl-C, say, came between the two."""
         self.open = True
         """Whether it has neither ended nor was revoked."""
         self._ended = False
@@ -246,7 +252,7 @@ class Child:
         with self.lock:
             if not self.open:
                 self.refuse()
-            torn = self.group.torn
+            torn, outer_torn = self.group.torn, self.outer is not None and self.outer.torn
             try:
                 if self.torn:
                     raise NotAppliedError(
@@ -260,11 +266,15 @@ class Child:
                 if self._lmdb is not None:
                     # One in which LMDB failed must be aborted: committing it would take P along.
                     self._lmdb.get(b"?", db=self.group.store.bookkeeping)
+                    if self.outer is not None:
+                        self.outer.torn = True
                     self.group.torn = True
                     self._lmdb.commit()
             except BaseException as error:
                 if isinstance(error, lmdb.Error):  # it did not commit
                     self.group.torn = torn
+                    if self.outer is not None:
+                        self.outer.torn = outer_torn
                 self.abort()
                 raise
             self.open, self.txn = False, None
@@ -275,14 +285,15 @@ class Child:
                     if waiter is not None:  # known before the engine can see that the child has ended
                         self.group.waiters.append(waiter)
                 finally:
-                    self._ended = True
                     self._gone()
+                    self._ended = True  # last: who is interrupted before is ended by `abort`
             else:
                 self._ended = True
                 join(self.outer.ops, self.ops)
                 self.outer.nbytes += self.nbytes
                 self.outer.catalogue = self.catalogue
                 self.outer.inner = None
+                self.outer.torn = outer_torn
                 self.group.torn = torn
 
     def abort(self) -> None:
@@ -303,9 +314,10 @@ class Child:
             self._ended = True
 
     def _gone(self) -> None:
-        self.group.child = None
         if self._leave is not None:
-            self._leave()
+            self._leave(self)
+        else:
+            self.group.child = None
 
     def revoke(self, error: ZrepError) -> None:
         """Let every further use, of nested transactions too, raise `error`. Any thread; ends nothing."""

@@ -51,10 +51,12 @@ class Phase(Enum):
 class Group:
     """One group transaction. Made, sealed and ended by the engine's thread."""
 
-    def __init__(self, store: Store, record_bytes: int, leave: Callable[[], None], tail: Sequence[Record] = ()) -> None:
+    def __init__(
+        self, store: Store, record_bytes: int, leave: Callable[..., None], tail: Sequence[Record] = ()
+    ) -> None:
         """Begin P, and perform in it `tail`, the log's records after `store.applied`, not permanent yet.
 
-        `leave` is `Writers.leave`: called when a child that `begin` made has ended.
+        `leave` is `Writers.leave`: called with the child that `begin` made, when it has ended.
         """
         self.store = store
         self.phase = Phase.OPEN
@@ -107,10 +109,11 @@ class Group:
                     raise NotAppliedError("this site has just stopped being master: begin the transaction again")
                 return self._begin(buffers, self._leave)
         except BaseException:
+            self.child = None
             self._leave()
             raise
 
-    def _begin(self, buffers: bool, leave: Callable[[], None] | None) -> Child:
+    def _begin(self, buffers: bool, leave: Callable[..., None] | None) -> Child:
         invariant(self.phase is Phase.OPEN and self.child is None, "one child at a time, in an open group")
         self.child = Child(self, None, None, self._image.catalogue, buffers, leave)
         return self.child

@@ -18,6 +18,7 @@ from zrep.errors import NoMasterError, ZrepError
 from zrep.storage.failures import lmdb_error
 
 if TYPE_CHECKING:
+    from zrep.storage.child import Child
     from zrep.storage.group import Group
 
 
@@ -120,10 +121,12 @@ class Writers:
                 self._wake()
             return False
 
-    def leave(self) -> None:
-        """End being the writer."""
+    def leave(self, child: "Child | None" = None) -> None:
+        """End being the writer, and with it the child that was begun."""
         with self._lock:
-            self._holder = None
+            if child is not None:
+                child.group.child = None
+            self._holder = self._entered = None
             called = self._call_next()
         if not called:
             self._wake()
@@ -182,24 +185,34 @@ class Writers:
                 turn.refusal = refusal
                 turn.called.release()
 
-    def enter_at_once(self) -> "Group | None":
-        """Become the writer if nobody is; otherwise be woken when the writer leaves, before anybody else."""
+    def enter_at_once(self, *, claim: bool = True) -> "Group | None":
+        """Become the writer if nobody is; otherwise be woken when the writer leaves.
+
+        With `claim` nobody else enters before, until `enter_at_once` is called again, or `unclaim`.
+        """
         with self._lock:
             self._engine_waits = False
             if self._group is None:
                 return None
             if self._holder is not None:
-                self._engine_waits = True
+                self._engine_waits = claim
                 return None
             if self._group.full:
                 return None
             self._holder = threading.get_ident()
             return self._group
 
+    def unclaim(self) -> None:
+        """The engine has nothing to run any more: whoever waits comes before it."""
+        if self._engine_waits:
+            with self._lock:
+                self._engine_waits = False
+                self._call_next()
+
     def leave_at_once(self) -> None:
         """As `leave`, for who needs no wake-up: the engine itself."""
         with self._lock:
-            self._holder = None
+            self._holder = self._entered = None
             self._call_next()
 
     def take(self) -> "Group | None":
@@ -209,6 +222,11 @@ class Writers:
                 return None
             group, self._group = self._group, None
             return group
+
+    @property
+    def holder(self) -> int | None:
+        """Whose thread is the writer."""
+        return self._holder
 
     @property
     def busy(self) -> bool:
