@@ -8,6 +8,7 @@ import json
 import select
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -31,8 +32,11 @@ class Worker:
     def running(self) -> bool:
         return self._process.poll() is None
 
-    def order(self, do: str, tick: Tick | None = None, **arguments: Any) -> Any:
-        """Give an order and return its result. Raises ZrepError with the worker's own words."""
+    def order(self, do: str, tick: Tick | None = None, limit_s: float | None = None, **arguments: Any) -> Any:
+        """Give an order and return its result. Raises ZrepError with the worker's own words.
+
+        A worker that takes longer than `limit_s` is killed.
+        """
         from zrep.errors import ZrepError
 
         process = self._process
@@ -43,9 +47,13 @@ class Worker:
             process.stdin.flush()
         except (BrokenPipeError, ValueError):
             raise ZrepError(f"{self._name} has died, its own words are above: measure again") from None
+        began = time.monotonic()
         while not select.select([process.stdout], [], [], TICK_S)[0]:
             if tick is not None:
                 tick()
+            if limit_s is not None and time.monotonic() - began > limit_s:
+                self.kill()
+                raise ZrepError(f"{self._name} did not {do} within {limit_s:.0f} s and was killed")
         line = process.stdout.readline()
         answer = json.loads(line) if line else {"error": "its process ended, its own words are above"}
         if "error" in answer:

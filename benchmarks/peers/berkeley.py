@@ -72,6 +72,7 @@ class Site:
         env.set_cachesize(0, CACHE_BYTES)
         for limit in (env.set_lk_max_locks, env.set_lk_max_lockers, env.set_lk_max_objects):
             limit(20_000)
+        env.set_lk_detect(bdb.DB_LOCK_DEFAULT)
         if durability == "process":
             env.set_flags(bdb.DB_TXN_NOSYNC, 1)
         env.repmgr_set_ack_policy(bdb.DB_REPMGR_ACKS_QUORUM)

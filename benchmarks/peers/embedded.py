@@ -16,6 +16,9 @@ from ..works import Works
 from .peer import SERVERS, WORKS, Pairs, Peer, load
 from .servers import await_ready, ports
 
+STUCK_S, STUCK = 20.0, 5.0
+"""A load that takes so long, and so many times its time, does not end: Berkeley DB once waited for its own lock."""
+
 
 class Member(Protocol):
     """One of the three, inside its process."""
@@ -77,7 +80,13 @@ class Embedded(Peer):
         await_ready(leads, f"{self.name}'s leader")
         writers, puts = WORKS[work]
         result: dict[str, Any] = leaders[0].order(
-            "load", tick, writers=writers, puts=puts, seconds=seconds, value_bytes=value_bytes
+            "load",
+            tick,
+            limit_s=STUCK_S + STUCK * seconds,
+            writers=writers,
+            puts=puts,
+            seconds=seconds,
+            value_bytes=value_bytes,
         )
         return result
 

@@ -25,7 +25,7 @@ from benchmarks.works import Results, Summary, Works
 from cli import bench, bench_plot, bench_report
 from cli.bench_group import BenchGroup
 from cli.bench_loads import Workload, catalogue, fill, keys
-from cli.bench_process import Tick
+from cli.bench_process import Tick, Worker
 from cli.bench_samples import Timing, closed_loop, percentile, pipeline, summary
 from cli.main import run
 from tests.cli.command import zrep
@@ -403,6 +403,14 @@ def test_benchmarks_run_without_peers(capsys: pytest.CaptureFixture[str], tmp_pa
         result["name"] == f"{result['who']} {result['durability']} {result['work']}" for result in report["results"]
     )
     assert not list(tmp_path.iterdir())
+
+
+def test_a_worker_that_does_not_answer_is_killed() -> None:
+    """Else one library that waits for its own lock would keep all others from being measured."""
+    worker = Worker("the sleeper", [sys.executable, "-c", "import time; input(); time.sleep(600)"])
+    with pytest.raises(library.Error, match="the sleeper did not load within 0 s and was killed"):
+        worker.order("load", limit_s=0.1)
+    assert not worker.running
 
 
 def test_growth_and_the_long_run_alone(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
