@@ -59,18 +59,19 @@ class Inqueue:
 
         Raises NotAppliedError after that.
         """
-        while not self.enter_at_once(ticket, nbytes):
-            if threading.get_ident() in _engines:
-                self._take(ticket, nbytes)
-                return
-            turn = threading.Lock()
-            turn.acquire()
-            self.call_when_room(turn.release)
-            left = seconds_until(ticket.deadline)
-            if left <= 0 or not turn.acquire(timeout=left):
-                with suppress(ValueError):
-                    self._waiting.remove(turn.release)
-                raise self.too_late()
+        while self.full and threading.get_ident() not in _engines:
+            self._await_room(ticket)
+        self._take(ticket, nbytes)
+
+    def _await_room(self, ticket: Ticket) -> None:
+        turn = threading.Lock()
+        turn.acquire()
+        self.call_when_room(turn.release)
+        left = seconds_until(ticket.deadline)
+        if left <= 0 or not turn.acquire(timeout=left):
+            with suppress(ValueError):
+                self._waiting.remove(turn.release)
+            raise self.too_late()
 
     def enter_at_once(self, ticket: Ticket, nbytes: int) -> bool:
         """As `enter`, but return False instead of waiting."""
@@ -96,7 +97,7 @@ class Inqueue:
         with self._lock:
             ticket.inqueue, ticket.nbytes = self, nbytes + WRITE_BYTES
             self._entered += ticket.nbytes
-        if self.full or self.nbytes < self._limit:
+        if self.full or self._entered - self._left < self._limit:
             return
         self.full = True
         if self.nbytes < self._limit * ROOM:  # who left since then did not see that it is full
