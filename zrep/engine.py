@@ -245,21 +245,19 @@ class Engine:
 
         Raises NotAppliedError when that takes until the ticket's deadline.
         """
-        self._check_alive()
-        try:
-            self.inqueue.enter(ticket, batch.nbytes)
-            self._new_writes.append(Write(batch, ticket))
-        except BaseException:
-            self.inqueue.retract(ticket)
-            raise
-        self._inbox_changed(self._wake_to_write)
+        while not self.submit_at_once(batch, ticket):
+            self.inqueue.await_room(ticket)
 
     def submit_at_once(self, batch: Batch, ticket: Ticket) -> bool:
         """As `submit`, but return False instead of waiting."""
         self._check_alive()
-        if not self.inqueue.enter_at_once(ticket, batch.nbytes):
-            return False
-        self._new_writes.append(Write(batch, ticket))
+        try:
+            if not self.inqueue.enter(ticket, batch.nbytes):
+                return False
+            self._new_writes.append(Write(batch, ticket))
+        except BaseException:
+            self.inqueue.retract(ticket)
+            raise
         self._inbox_changed(self._wake_to_write)
         return True
 
@@ -560,9 +558,10 @@ class Engine:
             return
         policy = POLICIES[fields.acks] if 0 <= fields.acks < len(POLICIES) else self.options.ack_policy
         ticket = Callback(policy, now + fields.deadline_ms * MILLISECOND, answer)
-        if not self.inqueue.enter_at_once(ticket, len(message.data)):
+        if self.inqueue.full:
             ticket.reject(NoMasterError(COME_BACK))
             return
+        self.inqueue.enter(ticket, len(message.data))
         try:
             self.run(codec.decode_batch(message.data), fields.session, fields.seq, ticket)
         except ProtocolError as error:

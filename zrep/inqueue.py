@@ -54,16 +54,25 @@ class Inqueue:
         """This thread is the engine's."""
         _engines.add(threading.get_ident())
 
-    def enter(self, ticket: Ticket, nbytes: int) -> None:
-        """Take room for a write until its ticket is told, and wait for it until the ticket's deadline.
+    def enter(self, ticket: Ticket, nbytes: int) -> bool:
+        """Take room for a write until its ticket is told; return False if there is none.
 
-        Raises NotAppliedError after that.
+        An engine's thread always gets in.
         """
-        while self.full and threading.get_ident() not in _engines:
-            self._await_room(ticket)
-        self._take(ticket, nbytes)
+        if self.full and threading.get_ident() not in _engines:
+            return False
+        with self._lock:
+            ticket.inqueue, ticket.nbytes = self, nbytes + WRITE_BYTES
+            self._entered += ticket.nbytes
+        if not self.full and self._entered - self._left >= self._limit:
+            self.full = True
+            self._let_in_if_room()  # who left just before did not see that it is full
+            if self.full:
+                self._filled()
+        return True
 
-    def _await_room(self, ticket: Ticket) -> None:
+    def await_room(self, ticket: Ticket) -> None:
+        """Wait until there may be room. Raises NotAppliedError at the ticket's deadline."""
         turn = threading.Lock()
         turn.acquire()
         self.call_when_room(turn.release)
@@ -72,13 +81,6 @@ class Inqueue:
             with suppress(ValueError):
                 self._waiting.remove(turn.release)
             raise self.too_late()
-
-    def enter_at_once(self, ticket: Ticket, nbytes: int) -> bool:
-        """As `enter`, but return False instead of waiting."""
-        if self.full:
-            return False
-        self._take(ticket, nbytes)
-        return True
 
     def call_when_room(self, call: Callable[[], None]) -> None:
         """Have `call` called, once, on any thread, as soon as there is room."""
@@ -93,38 +95,28 @@ class Inqueue:
             f"happen: run it again when they are done, or see `zrep status` if no majority of the sites answers"
         )
 
-    def _take(self, ticket: Ticket, nbytes: int) -> None:
-        with self._lock:
-            ticket.inqueue, ticket.nbytes = self, nbytes + WRITE_BYTES
-            self._entered += ticket.nbytes
-        if self.full or self._entered - self._left < self._limit:
-            return
-        self.full = True
-        if self.nbytes < self._limit * ROOM:  # who left since then did not see that it is full
-            self._let_in()
-        else:
-            self._filled()
-
     def retract(self, ticket: Ticket) -> None:
         """Give back what was taken for a write that was not queued after all; on the thread that brought it."""
         with self._lock:
             if ticket.inqueue is self:
                 ticket.inqueue = None
                 self._entered -= ticket.nbytes
-        if self.full and self.nbytes < self._limit * ROOM:
-            self._let_in()
+        self._let_in_if_room()
 
     def leave(self, nbytes: int) -> None:
         """Give room back. The engine's."""
         self._left += nbytes
-        if self.full and self.nbytes < self._limit * ROOM:
-            self._let_in()
+        self._let_in_if_room()
 
     def close(self) -> None:
         """Nothing leaves any more, the site stops: let everybody in, to be told so. The engine's, as its last."""
         _engines.discard(threading.get_ident())
         self._limit = math.inf
         self._let_in()
+
+    def _let_in_if_room(self) -> None:
+        if self.full and self.nbytes < self._limit * ROOM:
+            self._let_in()
 
     def _let_in(self) -> None:
         self.full = False

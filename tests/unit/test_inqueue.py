@@ -33,7 +33,8 @@ class Queue(Inqueue):
 
     def put(self, nbytes: int = BIG) -> Ticket:
         entered = ticket()
-        self.enter(entered, nbytes)
+        while not self.enter(entered, nbytes):
+            self.await_room(entered)
         return entered
 
 
@@ -77,9 +78,9 @@ def test_who_waits_too_long_has_written_nothing() -> None:
         queue.put()
     nbytes = queue.nbytes
     with pytest.raises(NotAppliedError, match="inqueue_bytes"):
-        queue.enter(ticket(0.001), 1)
+        queue.await_room(ticket(0.001))
     assert queue.nbytes == nbytes
-    assert not queue.enter_at_once(ticket(), 1)
+    assert not queue.enter(ticket(), 1)
 
 
 def test_who_makes_room_does_not_wait_for_it() -> None:
