@@ -4,6 +4,7 @@ Decides when the process ends: on SIGTERM or SIGINT cleanly, exit 0; when the si
 with an error. The site's threads do the work; this one waits.
 """
 
+import gc
 import signal
 import sys
 from pathlib import Path
@@ -67,6 +68,7 @@ def node(
     )
     site.on_event(changes.put)
     with site.start(timeout_ms):
+        gc.freeze()  # a full collection looks at all modules otherwise, and the engine stands still meanwhile
         _say(json, "ready", site=site.site, durability=site.stat()["durability"], address=site.address)
         while (change := changes.get()) is not None:
             _tell(json, change)

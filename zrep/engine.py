@@ -208,7 +208,7 @@ class Engine:
     def _inbox_changed(self, wake: Callable[[], None]) -> None:
         if self._closed:
             self._refuse_inbox()
-        else:
+        elif self._asleep or not self._woken:
             wake()
 
     def _refuse_inbox(self) -> None:
@@ -250,7 +250,8 @@ class Engine:
 
     def submit_at_once(self, batch: Batch, ticket: Ticket) -> bool:
         """As `submit`, but return False instead of waiting."""
-        self._check_alive()
+        if self._stopping:
+            raise self._refusal()
         try:
             if not self.inqueue.enter(ticket, batch.nbytes):
                 return False

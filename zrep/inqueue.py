@@ -101,12 +101,14 @@ class Inqueue:
             if ticket.inqueue is self:
                 ticket.inqueue = None
                 self._entered -= ticket.nbytes
-        self._let_in_if_room()
+        if self.full:
+            self._let_in_if_room()
 
     def leave(self, nbytes: int) -> None:
         """Give room back. The engine's."""
         self._left += nbytes
-        self._let_in_if_room()
+        if self.full:
+            self._let_in_if_room()
 
     def close(self) -> None:
         """Nothing leaves any more, the site stops: let everybody in, to be told so. The engine's, as its last."""
@@ -115,7 +117,7 @@ class Inqueue:
         self._let_in()
 
     def _let_in_if_room(self) -> None:
-        if self.full and self.nbytes < self._limit * ROOM:
+        if self.nbytes < self._limit * ROOM:
             self._let_in()
 
     def _let_in(self) -> None:

@@ -73,6 +73,15 @@ class Callback(Ticket):
         self._answer(result, error)
 
 
+class Outcome(Future[CommitResult]):
+    """A future whose result, once it is there, is had without a lock: most are asked for later."""
+
+    told: CommitResult | None = None
+
+    def result(self, timeout: float | None = None) -> CommitResult:
+        return self.told or super().result(timeout)
+
+
 class Awaited(Ticket):
     """One whose caller has a future. A cancelled one has lost its caller, not its commit."""
 
@@ -80,7 +89,7 @@ class Awaited(Ticket):
 
     def __init__(self, policy: AckPolicy, deadline: Nanoseconds) -> None:
         super().__init__(policy, deadline)
-        self.future: Future[CommitResult] = Future()
+        self.future = Outcome()
 
     def _tell(self, result: CommitResult | None, error: Exception | None) -> None:
         try:
@@ -88,6 +97,7 @@ class Awaited(Ticket):
                 self.future.set_exception(error)
             elif result is not None:
                 self.future.set_result(result)
+                self.future.told = result
         except InvalidStateError:
             self.future.set_running_or_notify_cancel()
 

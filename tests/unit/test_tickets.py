@@ -81,6 +81,24 @@ def test_a_cancelled_future_ends_whoever_waits_for_it() -> None:
     assert not futures.wait((cancelled.future,), DEADLINE_S).not_done
 
 
+def test_a_future_tells_its_result_to_whoever_asks_before_and_after() -> None:
+    ticket = Awaited(AckPolicy.QUORUM, 0)
+    with pytest.raises(futures.TimeoutError):
+        ticket.future.result(timeout=0)
+    with futures.ThreadPoolExecutor(1) as pool:
+        before = pool.submit(ticket.future.result, DEADLINE_S)
+        ticket.resolve(RESULT)
+        assert before.result(DEADLINE_S) is ticket.future.result(timeout=0) is RESULT
+
+
+def test_a_future_that_was_cancelled_tells_so_whatever_became_of_the_write() -> None:
+    ticket = Awaited(AckPolicy.QUORUM, 0)
+    assert ticket.future.cancel()
+    ticket.resolve(RESULT)
+    with pytest.raises(futures.CancelledError):
+        ticket.future.result(timeout=0)
+
+
 def test_who_does_not_come_back_is_forgotten(rounds: Rounds) -> None:
     returning, patience = rounds.returning, PATIENCE_MS * MILLISECOND
     rounds.wait().resolve(RESULT)
