@@ -148,7 +148,7 @@ def test_what_an_interrupted_commit_left_is_seen_by_nobody(env: zrep.Environment
             real.commit()
             raise KeyboardInterrupt
 
-    txn.child._lmdb = Interrupted()
+    txn.child.nested = Interrupted()
     with pytest.raises(KeyboardInterrupt):
         txn.commit()
     with env.begin(write=True, timeout_ms=10_000) as txn:
@@ -192,7 +192,7 @@ def test_who_is_interrupted_as_it_leaves_is_out_when_it_is_forgotten(
     txn = env.begin(write=True)
     txn.put(b"a", b"1")
     with monkeypatch.context() as patch:
-        patch.setattr(child.Child, "_gone", interrupted)
+        patch.setattr(child.Child, "_end", interrupted)
         with pytest.raises(KeyboardInterrupt):
             txn.commit()
     del txn

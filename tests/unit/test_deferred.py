@@ -33,7 +33,7 @@ def test_nobody_asks_lmdb_for_what_nobody_looks_at(bench: Bench) -> None:
     group = bench.group()
     child = committed(group, (b"a", b"1"), (b"b", b"2"))
     group.run_batch(Batch().put(b"c", b"3"))
-    assert not child.looked
+    assert child.nested is None
     group.seal()
     lags = [group.lags]
     group.catch_up()
@@ -160,7 +160,7 @@ def test_lmdb_is_asked_where_it_has_something_to_say(
     bench.store.apply([bench.script.commit((Op.CREATE_DB, b"dups", DUPSORT))])
     child = bench.group().begin()
     assert ask(child, child.catalogue.handles[None])
-    assert child.looked
+    assert child.nested
     child.abort()
 
 
@@ -191,7 +191,7 @@ def test_what_no_record_holds_is_refused(bench: Bench) -> None:
     group = bench.group(record_bytes=32 * KIB)
     child = group.begin()
     put(child, b"a", bytes(40_000))
-    assert not child.looked
+    assert child.nested is None
     with pytest.raises(TxnTooLargeError):
         child.merge()
     assert len(group.txns) == 0
@@ -248,7 +248,7 @@ def test_who_is_interrupted_between_lmdb_and_the_record_leaves_nothing(bench: Be
         def abort(self) -> None:
             txn.abort()
 
-    child._lmdb = cast("lmdb.Transaction", Interrupted())
+    child.nested = cast("lmdb.Transaction", Interrupted())
     with pytest.raises(KeyboardInterrupt):
         child.merge()
     assert group.torn

@@ -36,23 +36,25 @@ _ANYWHERE = (RecursionError, MemoryError)
 
 
 class Capturing:
-    """Around what changes LMDB's transaction and is captured then: who is stopped in between leaves the child torn.
+    """Around what changes LMDB's transaction and is captured then: who is stopped in between leaves it torn.
+
+    What is torn is the child, or the group that a child is merged into.
 
     It is torn meanwhile, so that nothing has to run for it to be so: a RecursionError may come from here, too.
     """
 
-    __slots__ = ("_child", "_torn")
+    __slots__ = ("_into", "_torn")
 
-    def __init__(self, child: "Child") -> None:
-        self._child = child
-        self._torn = child.torn
+    def __init__(self, into: "Child | Group") -> None:
+        self._into = into
+        self._torn = into.torn
 
     def __enter__(self) -> None:
-        self._child.torn = True
+        self._into.torn = True
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
         if kind is None or (issubclass(kind, Exception) and not issubclass(kind, _ANYWHERE)):
-            self._child.torn = self._torn
+            self._into.torn = self._torn
 
 
 class Child:
@@ -69,7 +71,7 @@ class Child:
         txn: "lmdb.Transaction | None",
         catalogue: Catalogue,
         buffers: bool,
-        leave: Callable[..., None] | None,
+        leave: "Callable[[Child], None]",
     ) -> None:
         self.group = group
         self.lock = group.lock
@@ -86,7 +88,8 @@ class Child:
         self.ops: list[list[Any]] = []
         self.nbytes = 0
         self._limit = group.record_bytes
-        self._lmdb = txn
+        self.nested = txn
+        """LMDB's transaction, from the first look on; then it has performed all that was deferred before it."""
         self._leave = leave
         self._error: ZrepError | None = None
 
@@ -137,7 +140,7 @@ class Child:
         """
         if not self.open:
             self.refuse()
-        self.txn = self._lmdb = txn = self.group.look(self)
+        self.txn = self.nested = txn = self.group.look(self)
         return txn
 
     def delete(self, db: "lmdb._Database", key: Any, value: Any = b"") -> bool:
@@ -241,7 +244,7 @@ class Child:
         with self.lock:
             txn = self.txn or self.look()
             nested = self.group.store.nest(txn, buffers)
-            self.inner = Child(self.group, self, nested, self.catalogue, buffers, None)
+            self.inner = Child(self.group, self, nested, self.catalogue, buffers, self._leave)
             return self.inner
 
     def merge(self, session: str = "", seq: int = 0, waiter: object = None) -> None:
@@ -252,7 +255,6 @@ class Child:
         with self.lock:
             if not self.open:
                 self.refuse()
-            torn, outer_torn = self.group.torn, self.outer is not None and self.outer.torn
             try:
                 if self.torn:
                     raise NotAppliedError(
@@ -263,38 +265,29 @@ class Child:
                     self.inner.abort()
                 if self.outer is None and self.nbytes > self._limit:
                     self.group.check_size(self.nbytes)
-                if self._lmdb is not None:
+                if self.nested is None:
+                    self._hand_over(session, seq)
+                else:
                     # One in which LMDB failed must be aborted: committing it would take P along.
-                    self._lmdb.get(b"?", db=self.group.store.bookkeeping)
-                    if self.outer is not None:
-                        self.outer.torn = True
-                    self.group.torn = True
-                    self._lmdb.commit()
-            except BaseException as error:
-                if isinstance(error, lmdb.Error):  # it did not commit
-                    self.group.torn = torn
-                    if self.outer is not None:
-                        self.outer.torn = outer_torn
+                    self.nested.get(b"?", db=self.group.store.bookkeeping)
+                    with Capturing(self.outer or self.group):
+                        self.nested.commit()
+                        self._hand_over(session, seq)
+                if waiter is not None:  # known before the engine can see that the child has ended
+                    self.group.waiters.append(waiter)
+                self._end()
+            except BaseException:
                 self.abort()
                 raise
-            self.open, self.txn = False, None
-            if self.outer is None:
-                try:
-                    self.group.take(self, session, seq)
-                    self.group.torn = torn
-                    if waiter is not None:  # known before the engine can see that the child has ended
-                        self.group.waiters.append(waiter)
-                finally:
-                    self._gone()
-                    self._ended = True  # last: who is interrupted before is ended by `abort`
-            else:
-                self._ended = True
-                join(self.outer.ops, self.ops)
-                self.outer.nbytes += self.nbytes
-                self.outer.catalogue = self.catalogue
-                self.outer.inner = None
-                self.outer.torn = outer_torn
-                self.group.torn = torn
+
+    def _hand_over(self, session: str, seq: int) -> None:
+        """Let what is outside have what was captured."""
+        if self.outer is None:
+            self.group.take(self, session, seq)
+        else:
+            join(self.outer.ops, self.ops)
+            self.outer.nbytes += self.nbytes
+            self.outer.catalogue = self.catalogue
 
     def abort(self) -> None:
         """Undo everything. Does nothing when it has ended, nor waits: the collector calls this anywhere."""
@@ -304,20 +297,18 @@ class Child:
             self.open, self.txn = False, None
             if self.inner is not None:
                 self.inner.abort()
-            if self._lmdb is not None:
-                self._lmdb.abort()
-            if self.outer is not None:
-                if self.outer.inner is self:
-                    self.outer.inner = None
-            elif self.group.child is self:
-                self._gone()
-            self._ended = True
+            if self.nested is not None:
+                self.nested.abort()
+            self._end()
 
-    def _gone(self) -> None:
-        if self._leave is not None:
-            self._leave(self)
-        else:
-            self.group.child = None
+    def _end(self) -> None:
+        self.open, self.txn = False, None
+        if self.outer is None:
+            if self.group.child is self:
+                self._leave(self)
+        elif self.outer.inner is self:
+            self.outer.inner = None
+        self._ended = True  # last: who is interrupted before is ended by `abort`
 
     def revoke(self, error: ZrepError) -> None:
         """Let every further use, of nested transactions too, raise `error`. Any thread; ends nothing."""
@@ -331,7 +322,7 @@ class Child:
         self.revoke(error)
         child: Child | None = self
         while child is not None:
-            child.lock, child._lmdb, child._leave = threading.RLock(), None, None
+            child.lock, child.nested, child._leave = threading.RLock(), None, child.group.forget
             child = child.inner
 
     def refuse(self) -> NoReturn:
@@ -340,11 +331,6 @@ class Child:
         if self._error is not None:
             raise self._error
         raise closed()
-
-    @property
-    def looked(self) -> bool:
-        """Whether it had LMDB's transaction, and so performed all that was deferred before it."""
-        return self._lmdb is not None
 
     @property
     def revoked(self) -> ZrepError | None:

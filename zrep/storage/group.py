@@ -113,10 +113,14 @@ class Group:
             self._leave()
             raise
 
-    def _begin(self, buffers: bool, leave: Callable[..., None] | None) -> Child:
+    def _begin(self, buffers: bool, leave: Callable[[Child], None]) -> Child:
         invariant(self.phase is Phase.OPEN and self.child is None, "one child at a time, in an open group")
         self.child = Child(self, None, None, self._image.catalogue, buffers, leave)
         return self.child
+
+    def forget(self, child: Child) -> None:
+        """The engine's child has ended; those of writers leave through `Writers`."""
+        self.child = None
 
     def look(self, child: Child) -> "lmdb.Transaction":
         """Begin LMDB's transaction of `child`, with everything before it and what it has deferred itself.
@@ -179,7 +183,7 @@ class Group:
         if self._run_plainly(batch, session, seq):
             return _RAN
         self.catch_up()
-        child = self._begin(False, None)
+        child = self._begin(False, self.forget)
         try:
             for op in batch:
                 child.run(*op)
@@ -279,7 +283,7 @@ class Group:
         if child is None:
             return True
         child.revoke(error)
-        if (now or not (child.buffers and child.looked)) and self.lock.acquire(blocking=False):
+        if (now or not (child.buffers and child.nested)) and self.lock.acquire(blocking=False):
             try:
                 child.abort()
             finally:
@@ -312,7 +316,7 @@ class Group:
     def take(self, child: Child, session: str, seq: int) -> None:
         """Keep what a finished child did. Called by the child, under the lock."""
         self._keep(child.ops, child.nbytes, session, seq)
-        if child.looked:
+        if child.nested is not None:
             self._image.catalogue = child.catalogue
             self._performed = len(self.txns)
 
