@@ -20,14 +20,16 @@ from zrep.tickets import Ticket
 class Flight:
     """A sealed record and who waits for it."""
 
-    __slots__ = ("deadline", "only_for_permanence", "position", "tickets")
+    __slots__ = ("deadline", "only_for_permanence", "position", "tickets", "visible_at")
 
     def __init__(self, position: Position, tickets: list[Ticket]) -> None:
         self.position = position
         self.tickets = tickets
-        self.only_for_permanence = all(ticket.policy is AckPolicy.QUORUM for ticket in tickets)
+        self.only_for_permanence = not [ticket for ticket in tickets if ticket.policy is not AckPolicy.QUORUM]
         """Nobody here can be answered before the record is permanent: no need to look, it is the usual case."""
-        self.deadline: Nanoseconds = min((ticket.deadline for ticket in tickets), default=0)
+        self.visible_at: Lsn = position.lsn if self.only_for_permanence else 0
+        """Nobody here can be answered, but for its deadline, until the store has come so far."""
+        self.deadline: Nanoseconds = min([ticket.deadline for ticket in tickets], default=0)
 
 
 class Commits:
@@ -40,7 +42,7 @@ class Commits:
         self.deadline: Nanoseconds | None = None
         """When the next waiter's time is up."""
         self._visible_at: Lsn = 0
-        """Nobody can be answered, but for its deadline, until the store has come so far."""
+        """The earliest of the flights' `visible_at`."""
 
     def __len__(self) -> int:
         return sum(len(flight.tickets) for flight in self._flights)
@@ -63,10 +65,8 @@ class Commits:
 
     def _look_ahead(self) -> None:
         flights = self._flights
-        self.deadline = min((flight.deadline for flight in flights), default=None)
-        self._visible_at = min(
-            (flight.position.lsn if flight.only_for_permanence else 0 for flight in flights), default=0
-        )
+        self.deadline = min([flight.deadline for flight in flights], default=None)
+        self._visible_at = min([flight.visible_at for flight in flights], default=0)
 
     def _settle_flight(self, flight: Flight, applied: Lsn, now: Nanoseconds) -> bool:
         """Answer a flight's waiters; return whether anybody goes on waiting."""

@@ -144,7 +144,8 @@ class Engine:
         """When a client applies what it has left for later."""
         self._config = replica.config
         self._flush_as_configured()
-        self._followed: tuple[Gen, SiteId | None] = (0, None)
+        self._followed: tuple[Gen, Role, bool] = (0, Role.CLIENT, False)
+        """Whose turn it was at the last `_advance`: the gen, our part in it, and whether its master is heard."""
 
     # Life.
 
@@ -444,8 +445,8 @@ class Engine:
             self.replica.persisted(now)
         for message in sends:
             self.transport.send(message)
-        if self.replica.config is not self._config:
-            self._config = self.replica.config
+        if self.replica.state.config is not self._config:
+            self._config = self.replica.state.config
             self._flush_as_configured()
             self.transport.members(self._config.members)
         for event in events:
@@ -472,7 +473,7 @@ class Engine:
     def _can_advance(self, now: Nanoseconds) -> bool:
         """Whether the machine, or a writer, has moved on since the last `_advance`."""
         state = self.replica.state
-        if state.gen != self._followed[0] or self.replica.master != self._followed[1] or self._writing.can_advance:
+        if (state.gen, state.role, state.hears_master) != self._followed or self._writing.can_advance:
             return True
         return state.perm != self.store.applied.tip.lsn and not self._applies_later(now)
 
@@ -488,7 +489,8 @@ class Engine:
     def _advance(self, now: Nanoseconds) -> None:
         """Move on what is written and applied."""
         self._apply_at = None
-        followed = (self.replica.gen, self.replica.master)
+        state = self.replica.state
+        followed = (state.gen, state.role, state.hears_master)
         if followed != self._followed:
             self._followed = followed
             self._stirred = True

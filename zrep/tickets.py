@@ -132,34 +132,29 @@ class Wait(Ticket):
         self._done.release()
 
 
-class Returning:
-    """Who was answered and has not run since."""
+class Returning(set[Wait]):
+    """Who was answered and has not run since. Added is whoever's thread is about to be woken."""
 
     def __init__(self, complete: Callable[[], None]) -> None:
         """`complete` is called when nobody is waited for any more, mostly by the last one back, on its thread."""
+        super().__init__()
         self.deadline: Nanoseconds | None = None
         """When who is still away is waited for no longer."""
         self._complete = complete
-        self._away: set[Wait] = set()
-        self.add: Callable[[Wait], None] = self._away.add
-        """Call it with whoever's thread is about to be woken."""
-
-    def __bool__(self) -> bool:
-        return bool(self._away)
 
     def back(self, wait: Wait) -> None:
         """Its thread runs."""
-        self._away.discard(wait)
-        if not self._away:
+        self.discard(wait)
+        if not self:
             self._complete()
 
     def watch(self, now: Nanoseconds) -> None:
         """Forget who does not come back, and go on without him. The engine's, at the end of each turn."""
-        if not self._away:
+        if not self:
             self.deadline = None
         elif self.deadline is None:
             self.deadline = now + PATIENCE_MS * MILLISECOND
         elif now >= self.deadline:
-            self._away.clear()
+            self.clear()
             self.deadline = None
             self._complete()

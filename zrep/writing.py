@@ -229,7 +229,8 @@ class Writing:
     def _run_queue(self, now: Nanoseconds) -> None:
         """Run queued batches in the group, unless an application's writer is in."""
         if not self._queue:
-            self.writers.unclaim()
+            if self.writers.claimed:
+                self.writers.unclaim()
             return
         if self._group is None or self._group.phase is not Phase.OPEN:
             return
@@ -284,7 +285,7 @@ class Writing:
         """
         while self._queue and self._queue[0].ticket.deadline <= now:
             self._queue.popleft().ticket.reject(_waited_too_long())
-        if not self._queue:
+        if not self._queue and self.writers.claimed:
             self.writers.unclaim()
         waiters = self._group.waiters if self._group is not None else []
         while waiters and waiters[0].deadline <= now:

@@ -36,9 +36,9 @@ class Publisher:
         self.socket = socket
         self._listening: dict[bytes, int] = {}
 
-    def publish(self, group: GroupId, frames: Sequence[bytes]) -> bool:
-        """Broadcast. A subscriber at its high-water mark misses it and will notice the gap."""
-        return send(self.socket, (group_topic(group) + frames[0], *frames[1:]))
+    def publish(self, topic: bytes, frames: Sequence[bytes]) -> bool:
+        """Broadcast to who follows `topic`. A subscriber at its high-water mark misses it and will notice the gap."""
+        return send(self.socket, (topic + frames[0], *frames[1:]))
 
     def hears_us(self, site: SiteId, incarnation: Incarnation) -> bool:
         """Tell whether that run of a site is subscribed here: no broadcast to it is missed any more."""

@@ -102,6 +102,10 @@ class Bus:
             read_seed=self._read_seed,
             counters=self.counters,
         )
+        self.tick = self._known.tick
+        """Repeats HELLOs and gives up dead connections. Call when the sockets are drained."""
+        self.deadline = self._known.deadline
+        """Tells when `tick` wants to run; None: never."""
         self._subscriber.follow(group)
         self._readers.add(self._publisher.socket, self._read_listeners)
         self._readers.add(self._subscriber.socket, self._read_broadcasts)
@@ -154,14 +158,6 @@ class Bus:
         news, self._news = self._news, []
         return news
 
-    def tick(self, now: Nanoseconds) -> None:
-        """Repeat HELLOs and give up dead connections. Call when the sockets are drained."""
-        self._known.tick(now)
-
-    def deadline(self) -> Nanoseconds | None:
-        """Return when `tick` wants to run; None: never."""
-        return self._known.deadline()
-
     def send(self, message: Message) -> bool:
         """Send to one site, or broadcast with `to=None`. False when it could not leave now.
 
@@ -169,7 +165,7 @@ class Bus:
         """
         frames = codec.encode(message)
         if message.to is None:
-            sent = self._publisher.publish(self.group, frames)
+            sent = self._publisher.publish(self._subscriber.topic, frames)
             self._readers.doubt(self._publisher.socket)
         else:
             peer = self._known.peer(message.to)
@@ -268,7 +264,7 @@ class Bus:
             self._on_own(message.incarnation)
         elif message.to is not None and message.to != self._site:
             self.counters["misaddressed"] += 1
-        elif message.group != self.group and not self._may_pass(message):
+        elif message.group != self._known.group and not self._may_pass(message):
             self._on_foreign(message, route, seed)
         elif message.type is Type.HELLO:
             self._known.on_hello(message, message.fields, seed)
@@ -284,7 +280,7 @@ class Bus:
             self.counters["received"] += 1
             self._news.append(message)
             # Who is admitted takes the group's id; what follows at once is of that group, so it waits.
-            self._pause = not self.group and isinstance(message.fields, JoinReply)
+            self._pause = not self._known.group and isinstance(message.fields, JoinReply)
 
     def _may_pass(self, message: Message) -> bool:
         return message.type in GROUPLESS and NO_GROUP in (message.group, self.group)

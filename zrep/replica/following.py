@@ -291,17 +291,16 @@ class Following:
 
     def _append_held(self) -> None:
         state = self.state
-        if state.synced:
+        if state.synced and self._inflow.held:
             self._inflow.forget_below(state.log.tip.lsn + 1)
             for record in self._inflow.in_order(state.log.tip):
                 state.append(record)
 
     def _ask_if_behind(self) -> None:
         """Ask for what is missing; at once the first time, then as the back-off says."""
-        state = self.state
-        if not state.synced or "gap" in state.timers or self._end_wanted() <= state.log.tip.lsn:
-            return
-        self._request(self._anybody())
+        state, end = self.state, self.state.log.tip.lsn
+        if self._inflow.known_end > end and "gap" not in state.timers and self._end_wanted() > end:
+            self._request(self._anybody())
 
     def _end_wanted(self) -> Lsn:
         held = self._inflow.first_held()

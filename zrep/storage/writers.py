@@ -49,7 +49,8 @@ class Writers:
         self._holder: int | None = None
         self._entered: Group | None = None
         """The group that the holder was let into."""
-        self._engine_waits = False
+        self.claimed = False
+        """Whether the engine is to be the next."""
 
     @property
     def waiting(self) -> int:
@@ -155,7 +156,7 @@ class Writers:
     @property
     def _is_free(self) -> bool:
         group = self._group
-        return group is not None and self._holder is None and not self._engine_waits and not group.full
+        return group is not None and self._holder is None and not self.claimed and not group.full
 
     @property
     def _is_idle(self) -> bool:
@@ -168,18 +169,18 @@ class Writers:
     def admit(self, group: "Group") -> None:
         """Let writers into `group`, which is open, from now on."""
         with self._lock:
-            self._group, self._refusal, self._engine_waits = group, None, False
+            self._group, self._refusal, self.claimed = group, None, False
             self._call_next()
 
     def hold(self) -> None:
         """Let nobody in any more: who comes waits. Who is in stays in."""
         with self._lock:
-            self._group, self._refusal, self._engine_waits = None, None, False
+            self._group, self._refusal, self.claimed = None, None, False
 
     def refuse(self, refusal: Callable[[], ZrepError]) -> None:
         """Raise `refusal()` for who waits and who comes."""
         with self._lock:
-            self._group, self._refusal, self._engine_waits = None, refusal, False
+            self._group, self._refusal, self.claimed = None, refusal, False
             while self._turns:
                 turn = self._turns.popleft()
                 turn.refusal = refusal
@@ -191,11 +192,11 @@ class Writers:
         With `claim` nobody else enters before, until `enter_at_once` is called again, or `unclaim`.
         """
         with self._lock:
-            self._engine_waits = False
+            self.claimed = False
             if self._group is None:
                 return None
             if self._holder is not None:
-                self._engine_waits = claim
+                self.claimed = claim
                 return None
             if self._group.full:
                 return None
@@ -204,10 +205,9 @@ class Writers:
 
     def unclaim(self) -> None:
         """The engine has nothing to run any more: whoever waits comes before it."""
-        if self._engine_waits:
-            with self._lock:
-                self._engine_waits = False
-                self._call_next()
+        with self._lock:
+            self.claimed = False
+            self._call_next()
 
     def leave_at_once(self) -> None:
         """As `leave`, for who needs no wake-up: the engine itself."""
