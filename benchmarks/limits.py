@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import count
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import NamedTemporaryFile, TemporaryDirectory
 from typing import Any
 
 import lmdb
@@ -19,29 +19,39 @@ from cli.bench_samples import closed_loop, summary
 
 from .bare import Bare
 
-PREALLOCATED = 64 << 20
-FRAME = 150
+PREALLOCATED = 512 << 20
+ZEROS = 16 << 20
+FRAME, FRAME_OF_64 = 150, 8192
+"""Bytes of a log's frame: with one put, with one of each of 64 threads."""
 PUTS = 1000
 GETS = 100
 
 Limit = Callable[[Path, float, int], dict[str, Any]]
 
 
-def fdatasync(directory: Path, seconds: float, value_bytes: int) -> dict[str, Any]:
-    """Overwrite 150 bytes of a preallocated file and flush, again and again."""
-    frame = bytes(FRAME)
-    descriptor = os.open(directory / "flushed", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        os.posix_fallocate(descriptor, 0, PREALLOCATED)
-        offsets = (number * FRAME % (PREALLOCATED - FRAME) for number in count())
+def flush(nbytes: int, zeros: bool = False) -> Limit:
+    """Return the limit of a log: so many bytes written into a preallocated file and flushed, again and again.
 
-        def operation() -> None:
-            os.pwrite(descriptor, frame, next(offsets))
-            os.fdatasync(descriptor)
+    `zeros`: it was not only preallocated but written before, as zrep's log is some way ahead.
+    """
 
-        return summary(closed_loop([operation], seconds))
-    finally:
-        os.close(descriptor)
+    def limit(directory: Path, seconds: float, value_bytes: int) -> dict[str, Any]:
+        frame, size = bytes(nbytes), ZEROS if zeros else PREALLOCATED
+        with NamedTemporaryFile(dir=directory, buffering=0) as file:
+            descriptor = file.fileno()
+            os.posix_fallocate(descriptor, 0, size)
+            if zeros:
+                file.write(bytes(size))
+            os.fsync(descriptor)
+            offsets = (number * nbytes % (size - nbytes) for number in count())
+
+            def operation() -> None:
+                os.pwrite(descriptor, frame, next(offsets))
+                os.fdatasync(descriptor)
+
+            return summary(closed_loop([operation], seconds))
+
+    return limit
 
 
 def lmdb_puts(order: str, puts: int = PUTS, sync: bool = True) -> Limit:
@@ -135,7 +145,9 @@ def bare(threads: int, sync: bool = True) -> Limit:
 
 
 LIMITS: tuple[tuple[str, str, str, Limit], ...] = (
-    ("fdatasync", "sync", "sequential", fdatasync),
+    ("fdatasync", "sync", "sequential", flush(FRAME)),
+    ("fdatasync", "sync", "threads-64", flush(FRAME_OF_64)),
+    ("fdatasync of zeros", "sync", "threads-64", flush(FRAME_OF_64, zeros=True)),
     ("zmq", "process", "sequential", zmq_round_trip),
     ("bare", "sync", "sequential", bare(1)),
     ("bare", "sync", "threads-16", bare(16)),

@@ -16,6 +16,7 @@ from zrep.errors import DamagedLogError, DiskFullError, StorageError
 from zrep.ids import Lsn
 from zrep.records import Kind, Record, Tip, make_record
 from zrep.storage.log import SegmentedLog
+from zrep.storage.segment import AHEAD, SMALL
 
 SEGMENT = 16 * 1024
 SECTOR = 512
@@ -304,6 +305,43 @@ def test_after_a_failed_flush_every_retained_record_is_read(tmp_path: Path, monk
     oldest.write_bytes(image)
     with pytest.raises(DamagedLogError):
         open_log(tmp_path)
+
+
+def writes_of(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the sizes of all writes from now on."""
+    sizes: list[int] = []
+    pwrite = os.pwrite
+
+    def watched(fd: int, data: bytes, offset: int) -> int:
+        sizes.append(len(data))
+        return pwrite(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", watched)
+    return sizes
+
+
+def test_zeros_are_written_ahead_so_that_most_flushes_meet_real_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    SegmentedLog.create(tmp_path, segment_bytes=4 * AHEAD)
+    log = SegmentedLog(tmp_path, segment_bytes=4 * AHEAD)
+    sizes = writes_of(monkeypatch)
+    while log.nbytes == 4 * AHEAD:
+        flush(log, 1000)
+    ahead = [size for size in sizes if size > AHEAD // 2]
+    assert 3 <= len(ahead) <= 5
+    assert sum(sizes) < 9 * AHEAD, "twice the log's size, and the first bytes of the next segment"
+    sizes.clear()
+    flush(log, SMALL)
+    assert max(sizes) < 2 * SMALL, "large ones bring no zeros"
+
+
+def test_nothing_is_written_ahead_of_a_log_that_is_not_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = new_log(tmp_path)
+    log.sync = False
+    sizes = writes_of(monkeypatch)
+    flush(log, 1000)
+    assert max(sizes) < 2000
 
 
 def test_without_sync_nothing_is_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -197,7 +197,7 @@ class SegmentedLog:
         if active.tip != active.base and active.end + nbytes > self._segment_bytes:
             active = self._begin_segment(active)
         try:
-            active.append(records, self.durable)
+            active.append(records, self.durable, ahead=self.sync)
         except OSError as error:
             if error.errno in DISK_FULL:
                 active.erase(0)

@@ -1,6 +1,6 @@
 """One segment file of the log, and the index of what it holds.
 
-    segment = header  frame…  zeros             the zeros are preallocated, never written before
+    segment = header  frame…  zeros             preallocated; some behind the last frame are written, too
     header  = magic format first-lsn prev-gen prev-chain crc
 
 A file comes into being whole (temporary file, flush, rename, flush of the directory), grows at its end
@@ -39,12 +39,19 @@ _HEADER = Struct("<8sIQQI")
 _CRC = Struct("<I")
 _FIRST_FRAME = _HEADER.size + _CRC.size
 _CHUNK = 1 << 20
+AHEAD = 256 << 10
+"""So many zeros are written behind a frame that reaches what was never written: preallocated blocks are real only then.
+
+To make one real is a change of the file system's own records, which a flush waits for: it costs as much again.
+"""
+SMALL = AHEAD // 4
+"""Larger writes gain nothing: they wait for their bytes."""
 
 
 class Segment:
     """The records from `base.lsn + 1` to `tip.lsn`, in one file."""
 
-    __slots__ = ("_chains", "_fd", "_offsets", "base", "end", "floor", "path", "tip")
+    __slots__ = ("_chains", "_fd", "_offsets", "_real", "_size", "base", "end", "floor", "path", "tip")
 
     def __init__(self, path: Path, base: Tip) -> None:
         self.path = path
@@ -55,6 +62,10 @@ class Segment:
         """Offset behind the last whole frame."""
         self.floor = base.lsn
         """The highest floor of a whole frame. All before a segment is durable when it is begun."""
+        self._real = 0
+        """Up to here everything was written since the file was opened, zeros or not."""
+        self._size = 0
+        """The file's, when it was opened to write."""
         self._offsets = array("Q")
         self._chains = array("I")
         self._fd: int | None = None
@@ -158,9 +169,16 @@ class Segment:
                     return read_at(fd, start + len(chunk.rstrip(b"\0")) - self.end, self.end)
         return b""
 
-    def append(self, records: Sequence[Record], floor: Lsn) -> None:
-        """Write the records behind the last, in one piece; `flush` makes them durable."""
-        write_at(self._writable(), frames.encode(records, self.end, floor), self.end)
+    def append(self, records: Sequence[Record], floor: Lsn, *, ahead: bool) -> None:
+        """Write the records behind the last, in one piece; `flush` makes them durable, soon if zeros go `ahead`."""
+        fd = self._writable()
+        data = frames.encode(records, self.end, floor)
+        end = self.end + len(data)
+        if end > self._real:
+            if ahead and len(data) <= SMALL:
+                data += bytes(max(min(AHEAD, self._size - end), 0))
+            self._real = self.end + len(data)
+        write_at(fd, data, self.end)
         for record in records:
             self._note(Tip(record.gen, record.lsn, record.chain), len(record.raw), floor)
 
@@ -192,6 +210,7 @@ class Segment:
         os.ftruncate(fd, self.end)
         os.fsync(fd)
         _preallocate(fd, nbytes)
+        self.close()  # what is real there, and how large it is, is another matter now
 
     def flush(self) -> None:
         os.fdatasync(self._writable())
@@ -226,6 +245,7 @@ class Segment:
     def _writable(self) -> int:
         if self._fd is None:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+            self._size, self._real = os.fstat(self._fd).st_size, 0
         return self._fd
 
     @contextmanager
