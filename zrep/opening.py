@@ -13,15 +13,18 @@ import logging
 from pathlib import Path
 from uuid import uuid4
 
+from zrep import codec
 from zrep.errors import DamagedLogError, OptionError, StorageError
 from zrep.ids import GroupId
 from zrep.options import MILLISECOND, Options
 from zrep.ports import Meta
+from zrep.records import Config, Kind
 from zrep.replica.replica import found
 from zrep.storage.home import Home
 from zrep.storage.log import SegmentedLog
 from zrep.storage.store import Store
 
+_SCAN_BYTES = 1 << 20
 _logger = logging.getLogger("zrep.opening")
 
 
@@ -40,6 +43,7 @@ class Opened:
 
     def _open(self) -> None:
         self.store = self._open_store()
+        self._config = self.store.applied.config
         try:
             self.log = self._open_log()
         except DamagedLogError as error:
@@ -48,6 +52,8 @@ class Opened:
             self.store.close()
             raise
         else:
+            if not self._config.voters:
+                self._config = self._config_of_log()
             reason = self._distrust()
             if reason:
                 self.log.close()
@@ -59,7 +65,7 @@ class Opened:
             return ""
         if self.meta.doubtful:
             return "its log differs from what the group made permanent"
-        if self.home.rebooted and not self.store.applied.config.sync:
+        if self.home.rebooted and not self._config.sync:
             return 'durability "process" does not survive a restart of the operating system'
         return ""
 
@@ -69,7 +75,17 @@ class Opened:
 
     @property
     def _alone(self) -> bool:
-        return self.store.applied.config.voters in ((), (self.meta.site,))
+        return self._config.voters in ((), (self.meta.site,))
+
+    def _config_of_log(self) -> Config:
+        """Return the newest configuration in the log: a store that was set aside has none to tell."""
+        config, lsn = Config(), self.log.first
+        while records := self.log.read(lsn, self.log.tip.lsn, _SCAN_BYTES):
+            for record in records:
+                if record.kind is Kind.CONFIG:
+                    config = codec.decode_config(record.payload)
+            lsn = records[-1].lsn + 1
+        return config
 
     def _open_store(self) -> Store:
         return Store(self.home.data_directory(self.meta.state), self.options)
@@ -79,7 +95,7 @@ class Opened:
         log = SegmentedLog(
             self.home.log_directory(self.meta.state),
             segment_bytes=self.options.segment_bytes,
-            floor=0 if self._alone and not self.store.applied.config.sync else applied,
+            floor=0 if self._alone and not self._config.sync else applied,
         )
         if log.first > applied + 1:
             log.close()
@@ -100,7 +116,7 @@ class Opened:
                 f"{self.home.path} cannot be used, and as the group's only voter it has nobody to copy from: "
                 f"restore it from a backup ({reason})"
             )
-        seeds = [endpoint for member in self.store.applied.config.members for endpoint in member.endpoints]
+        seeds = [endpoint for member in self._config.members for endpoint in member.endpoints]
         _logger.warning("lost trust home=%s reason=%s", self.home.path, reason)
         self.home.begin_anew(self.meta)
         self.save(self.meta._replace(seeds=tuple(dict.fromkeys((*self.meta.seeds, *seeds)))[:8]))

@@ -11,6 +11,8 @@ import zmq
 
 import zrep
 from tests.environment.sites import DEADLINE_S, QUICK, eventually
+from zrep.storage import checkpoint
+from zrep.storage import home as home_module
 from zrep.storage.checkpoint import Checkpoints
 from zrep.storage.segment import Segment
 
@@ -108,3 +110,22 @@ def test_a_site_flushes_until_its_disk_says_that_it_does_not(pair: Pair, monkeyp
     finally:
         may_go_on.set()
     eventually(lambda: not pair.flushes(master, member), "the checkpoint is made")
+
+
+@pytest.mark.parametrize("store", ["whole", "damaged"])
+@pytest.mark.parametrize("durability", ["sync", "process"])
+def test_an_unflushed_log_is_not_believed_after_a_restart_of_the_system(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, durability: str, store: str
+) -> None:
+    """What the site acknowledged may be gone, so it must not count under its old name (R4)."""
+    master, member = pair.both(durability, durability)
+    name = member.site
+    master.env.put(b"k", b"v")
+    member.stop()
+    for module in (home_module, checkpoint):
+        monkeypatch.setattr(module, "boot_id", lambda: "f" * 32)
+    if store == "damaged":
+        (member.home / "state-1" / "data" / "data.mdb").unlink()
+    member = pair.start("member", durability, join=("inproc://master",))
+    assert (member.site == name) == (durability == "sync")
+    eventually(lambda: member.env.get(b"k"), "it has what was written")

@@ -272,9 +272,10 @@ def recover(store: Path) -> Tip | None:
     Return the record that the store must stand at then, None where it may stand anywhere after it. Raises
     DamagedStoreError when it cannot be brought back.
     """
-    path = path_of(store)
+    if not (store / "data.mdb").exists():
+        raise DamagedStoreError(f"{store / 'data.mdb'} is not there any more")
     try:
-        snapshot = load(path)
+        snapshot = load(path_of(store))
         if snapshot is None or (believed(snapshot) and not snapshot.clean):
             return None
         if not believed(snapshot):
@@ -295,8 +296,6 @@ def restore(store: Path, snapshot: Snapshot) -> None:
     After a failed flush other processes may still read the file: they keep it, and the store gets a copy.
     """
     target = path = store / "data.mdb"
-    if not path.exists():
-        raise DamagedStoreError(f"{path} is not there any more")
     if not snapshot.boot:
         target = path.with_name("data.mdb.tmp")
         shutil.copyfile(path, target)
