@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 from zrep.errors import OptionError
 from zrep.ids import Gen, Lsn, Position, SiteId
 
+OP_BYTES = 24
+"""What an operation costs in a record besides its key and value, about."""
 _TOKEN = struct.Struct("<BQQ")
 _TOKEN_VERSION = 1
 
@@ -69,7 +71,7 @@ class Batch:
         self.ops: list[list[Any]] = []
         """(code, db, key, value, key, value, …): one for all that follow one another and differ only in those."""
         self.nbytes = 0
-        """Bytes of keys and values, for comparison with the record limit."""
+        """What it takes of a record, about: the bytes of keys and values, and `OP_BYTES` for each operation."""
 
     def put(self, key: bytes, value: bytes, db: bytes | None = None) -> "Batch":
         """Store a pair, replacing the value if the key is there."""
@@ -99,7 +101,7 @@ class Batch:
             value = _copied("value", value)
         if db is not None and type(db) is not bytes:
             db = _copied("db", db)
-        self.nbytes += len(key) if value is None else len(key) + len(value)
+        self.nbytes += len(key) + OP_BYTES if value is None else len(key) + len(value) + OP_BYTES
         ops = self.ops
         if ops and ops[-1][0] == code and ops[-1][1] == db:
             ops[-1] += (key, value)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import lmdb
 
-from zrep.commit import Batch
+from zrep.commit import OP_BYTES, Batch
 from zrep.errors import ConflictError, NotAppliedError, ZrepError
 from zrep.options import KIB
 from zrep.records import Op, join, note
@@ -24,8 +24,6 @@ from zrep.storage.failures import closed, databases_full, invalid_parameter, not
 if TYPE_CHECKING:
     from zrep.storage.group import Group
 
-OP_BYTES = 24
-"""What an operation costs in a record besides its key and value, about."""
 DEFERRED_BYTES = 64 * KIB
 """So much one transaction may leave to the engine, which performs it in one go; a batch is the engine's anyway."""
 KEY_BYTES = 511

@@ -29,7 +29,7 @@ from zrep.errors import NotAppliedError, TxnTooLargeError, ZrepError, invariant
 from zrep.options import MIB
 from zrep.records import Kind, Op, Record, Txn, note
 from zrep.storage import sessions
-from zrep.storage.child import KEY_BYTES, OP_BYTES, Child
+from zrep.storage.child import KEY_BYTES, Child
 from zrep.storage.image import put_pairs
 from zrep.storage.sessions import Answer, Verdict
 from zrep.storage.store import Store
@@ -197,7 +197,6 @@ class Group:
         """Run puts, deferred, and deletes in P itself; False for a batch that needs a child, to undo half of it."""
         invariant(self.phase is Phase.OPEN and self.child is None, "one writer at a time, in an open group")
         handles = self._image.catalogue.plain
-        nbytes = batch.nbytes
         runs: list[list[Any]] = []
         deletes = False
         for run in batch.ops:
@@ -207,12 +206,11 @@ class Group:
             for key in run[2::2]:
                 if not 0 < len(key) <= KEY_BYTES:
                     return False
-                nbytes += OP_BYTES
             deletes |= run[0] == Batch.DELETE
             runs.append(run)
-        self.check_size(nbytes)
+        self.check_size(batch.nbytes)
         if not deletes:
-            self._keep(runs, nbytes, session, seq)
+            self._keep(runs, batch.nbytes, session, seq)
             return True
         ops: list[list[Any]] = []
         try:
@@ -228,7 +226,7 @@ class Group:
         except lmdb.Error:
             self._remake()
             return False
-        self._keep(ops, nbytes, session, seq)
+        self._keep(ops, batch.nbytes, session, seq)
         self._performed = len(self.txns)
         return True
 
@@ -240,7 +238,7 @@ class Group:
         invariant(self.phase is Phase.OPEN and self.child is None, "only an open group without a child is sealed")
         self.phase = Phase.IN_FLIGHT
         performed, deferred = _joined(self.txns[: self._performed]), _joined(self.txns[self._performed :])
-        self.txns, self._performed = performed + deferred, len(performed)
+        self.txns, self._performed = [*performed, *deferred], len(performed)
         return codec.encode_txns(self.txns) if self.txns else None
 
     def commit(self, records: Sequence[Record]) -> None:
@@ -338,8 +336,10 @@ class Group:
             )
 
 
-def _joined(txns: Sequence[Txn]) -> list[Txn]:
+def _joined(txns: Sequence[Txn]) -> Sequence[Txn]:
     """Return the same, but one for all that follow one another and need no session: flat is what costs least."""
+    if len(txns) < 2:
+        return txns
     result: list[Txn] = []
     for txn in txns:
         if txn.session or not result or result[-1].session:

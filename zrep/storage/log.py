@@ -78,7 +78,7 @@ class SegmentedLog:
 
     def append(self, record: Record) -> None:
         self._usable()
-        invariant(record.lsn == self.tip.lsn + 1, "the log has no gaps", tip=self.tip, record=record.position)
+        invariant(record.lsn == self.tip.lsn + 1, "the log has no gaps", tip=self.tip, gen=record.gen, lsn=record.lsn)
         self.tip = Tip(record.gen, record.lsn, record.chain)
         self._recent[record.lsn] = record
         self._recent_bytes += len(record.raw)
