@@ -26,6 +26,8 @@ from zrep.tickets import Returning, Ticket
 
 APPLY_BYTES = 4 << 20
 """Records read and applied at a time at most."""
+LATE_MS = 20
+"""So late at most is somebody told that his time is up; a timer for each write would cost as much as the write."""
 REFUSED = 256
 """Most refusals that are remembered: a repeat of a request that was refused must not succeed."""
 
@@ -68,6 +70,7 @@ class Writing:
         """The last LSN that the group was begun with: the log's end then, permanent or not."""
         self._covers: Lsn = 0
         """The last LSN that the group holds: that of its own record, once it is sealed."""
+        self._expire_at: Nanoseconds = 0
         self._revoke_at: Nanoseconds = 0
         self._revoking: Any = None
         self._refused: dict[tuple[str, int], Exception] = {}
@@ -101,9 +104,7 @@ class Writing:
     @property
     def deadlines(self) -> list[Nanoseconds]:
         """When something here is to be given up, or looked at."""
-        queued = [self._queue[0].ticket] if self._queue else []
-        waiting = self._group.waiters[:1] if self._group is not None else []
-        return [*(ticket.deadline for ticket in (*queued, *waiting)), self._revoke_at]
+        return [self._expire_at, self._revoke_at] if self.waits else [self._revoke_at]
 
     def add(self, writes: Iterable[Write]) -> None:
         """Queue batches."""
@@ -279,17 +280,19 @@ class Writing:
     # Patience.
 
     def expire(self, now: Nanoseconds) -> None:
-        """Tell who waits for a group that cannot move on, because of another's transaction or a missing majority.
-
-        The queues are about as old as their first; an entry of less patience behind it is told a little late.
-        """
-        while self._queue and self._queue[0].ticket.deadline <= now:
-            self._queue.popleft().ticket.reject(_waited_too_long())
+        """Tell who waits for a group that cannot move on, because of another's transaction or a missing majority."""
+        if now < self._expire_at:
+            return
+        self._expire_at = now + LATE_MS * MILLISECOND
+        for write in [write for write in self._queue if write.ticket.deadline <= now]:
+            self._queue.remove(write)
+            write.ticket.reject(_waited_too_long())
         if not self._queue and self.writers.claimed:
             self.writers.unclaim()
         waiters = self._group.waiters if self._group is not None else []
-        while waiters and waiters[0].deadline <= now:
-            waiters.pop(0).reject(
+        for ticket in [ticket for ticket in waiters if ticket.deadline <= now]:
+            waiters.remove(ticket)  # in place: whoever leaves the group adds himself
+            ticket.reject(
                 UnknownOutcomeError("another write transaction is open for too long: this one may still happen")
             )
 
