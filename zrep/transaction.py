@@ -65,8 +65,8 @@ class Transaction(metaclass=ABCMeta):  # noqa: B024 - so that lmdb's own transac
         else:
             try:
                 self.child = self.engine.writers.enter(timeout_ms).begin(buffers)
-            except BaseException:
-                self.engine.writers.give_back()
+            except BaseException as error:
+                self.engine.writers.give_back(error)
                 raise
         self._db = env.main if db is None else db
 

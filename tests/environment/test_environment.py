@@ -20,6 +20,7 @@ from tests.environment.conftest import MAP_BYTES
 from zrep.options import KIB
 from zrep.storage import child
 from zrep.storage.group import Group
+from zrep.storage.writers import Writers
 
 DEADLINE_S = 10
 
@@ -65,18 +66,19 @@ def test_a_transaction_that_is_dropped_lets_the_next_one_in(env: zrep.Environmen
         assert txn.get(b"a") is None
 
 
+@pytest.mark.parametrize("where", [(Writers, "enter"), (Group, "begin")], ids=["as it enters", "as it begins"])
 def test_who_is_interrupted_before_the_first_operation_lets_the_next_one_in(
-    env: zrep.Environment, monkeypatch: pytest.MonkeyPatch
+    env: zrep.Environment, monkeypatch: pytest.MonkeyPatch, where: tuple[type, str]
 ) -> None:
     """Ctrl-C between getting the writer's place and having a transaction that could be aborted."""
-    enter = env.engine.writers.enter
+    method = getattr(*where)
 
-    def interrupted(timeout_ms: int | None) -> NoReturn:
-        enter(timeout_ms)
+    def interrupted(*arguments: object) -> NoReturn:
+        method(*arguments)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(env.engine.writers, "enter", interrupted)
+        patch.setattr(*where, interrupted)
         with pytest.raises(KeyboardInterrupt):
             env.begin(write=True)
     with env.begin(write=True, timeout_ms=10_000) as txn:

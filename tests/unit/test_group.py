@@ -437,7 +437,7 @@ def test_who_gives_its_place_back_may_find_the_door_shut(bench: Bench) -> None:
     bench.writers.enter()
     bench.writers.refuse(lambda: NotMasterError("the master is elsewhere"))
     busy = bench.writers.busy
-    bench.writers.give_back()
+    bench.writers.give_back(KeyboardInterrupt())
     assert (busy, bench.writers.busy) == (True, False)
     group.abort()
 

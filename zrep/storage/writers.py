@@ -132,11 +132,16 @@ class Writers:
         if not called:
             self._wake()
 
-    def give_back(self) -> None:
-        """Leave, if this thread got the place and was interrupted before it began anything."""
+    def give_back(self, error: BaseException) -> None:
+        """Leave, if this thread got the place and was interrupted by `error` before anybody had what it began."""
         with self._lock:
-            if self._holder == threading.get_ident() and self._entered is not None and self._entered.child is None:
+            if self._holder != threading.get_ident() or self._entered is None:
+                return
+            begun = self._entered.child
+            if begun is None:
                 self.leave()
+        if begun is not None and not isinstance(error, lmdb.Error):  # which tells that it is another transaction's
+            begun.abort()
 
     def abandon(self, error: ZrepError) -> None:
         """Let whoever is in never touch LMDB again: the process was forked, and all of this is the parent's."""
