@@ -340,7 +340,8 @@ class Engine:
             self._due, self._stirred = self._own_deadline(), False
         if replica.pending:
             self._perform(now)
-            self._woken |= self._can_advance(now)  # what it has moved on is for the next turn, at once
+            if self._can_advance(now):
+                self._woken = True  # what it has moved on is for the next turn, at once
         self._returning.watch(now)
 
     def _sleep(self, deadline: Nanoseconds) -> None:
@@ -564,11 +565,13 @@ class Engine:
         if self.inqueue.full:
             ticket.reject(NoMasterError(COME_BACK))
             return
-        self.inqueue.enter(ticket, len(message.data))
         try:
-            self.run(codec.decode_batch(message.data), fields.session, fields.seq, ticket)
+            batch = codec.decode_batch(message.data)
         except ProtocolError as error:
             ticket.reject(error)
+            return
+        self.inqueue.enter(ticket, batch.nbytes)
+        self.run(batch, fields.session, fields.seq, ticket)
 
     # Waiting for applied records.
 

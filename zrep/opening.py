@@ -52,8 +52,6 @@ class Opened:
             self.store.close()
             raise
         else:
-            if not self._config.voters:
-                self._config = self._config_of_log()
             reason = self._distrust()
             if reason:
                 self.log.close()
@@ -77,16 +75,6 @@ class Opened:
     def _alone(self) -> bool:
         return self._config.voters in ((), (self.meta.site,))
 
-    def _config_of_log(self) -> Config:
-        """Return the newest configuration in the log: a store that was set aside has none to tell."""
-        config, lsn = Config(), self.log.first
-        while records := self.log.read(lsn, self.log.tip.lsn, _SCAN_BYTES):
-            for record in records:
-                if record.kind is Kind.CONFIG:
-                    config = codec.decode_config(record.payload)
-            lsn = records[-1].lsn + 1
-        return config
-
     def _open_store(self) -> Store:
         return Store(self.home.data_directory(self.meta.state), self.options)
 
@@ -103,19 +91,28 @@ class Opened:
                 f"{self.home.path}: the log begins at LSN {log.first} and the store ends at {applied}: "
                 f"move the home away and let the site join its group with an empty one"
             )
-        if not self.meta.group and log.tip.lsn:  # founded, but for the last step: found or join again
-            log.cut(0)
-            log.flush()
+        try:
+            if not self.meta.group and log.tip.lsn:  # founded, but for the last step: found or join again
+                log.cut(0)
+                log.flush()
+            if not self._config.voters:  # the store is new, or was set aside
+                self._config = _config_of(log)
+        except BaseException:
+            log.close()
+            raise
         return log
 
     def _begin_anew(self, reason: str) -> None:
         """Give up the identity that this disk cannot vouch for, and start empty under a new one (R4)."""
         self.store.close()
         if self._alone:
-            raise StorageError(
-                f"{self.home.path} cannot be used, and as the group's only voter it has nobody to copy from: "
-                f"restore it from a backup ({reason})"
+            advice = (
+                "as the group's only voter it has nobody to copy from: restore it from a backup"
+                if self._config.voters
+                else "does not tell any more whom to copy from: restore it from a backup, or move it away and let the "
+                "site join its group with an empty one"
             )
+            raise StorageError(f"{self.home.path} cannot be used, and {advice} ({reason})")
         seeds = [endpoint for member in self._config.members for endpoint in member.endpoints]
         _logger.warning("lost trust home=%s reason=%s", self.home.path, reason)
         self.home.begin_anew(self.meta)
@@ -155,3 +152,14 @@ class Opened:
         self.log.close()
         self.store.close()
         self.home.close()
+
+
+def _config_of(log: SegmentedLog) -> Config:
+    """Return the newest configuration that is left in the log. Raises DamagedLogError."""
+    config, lsn = Config(), log.first
+    while records := log.read(lsn, log.tip.lsn, _SCAN_BYTES):
+        for record in records:
+            if record.kind is Kind.CONFIG:
+                config = codec.decode_config(record.payload)
+        lsn = records[-1].lsn + 1
+    return config

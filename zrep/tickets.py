@@ -79,7 +79,12 @@ class Outcome(Future[CommitResult]):
     told: CommitResult | None = None
 
     def result(self, timeout: float | None = None) -> CommitResult:
-        return self.told or super().result(timeout)
+        if self.told is not None:
+            return self.told
+        try:
+            return super().result(timeout)
+        finally:
+            del self  # or an error's traceback holds the future, which holds the error
 
 
 class Awaited(Ticket):

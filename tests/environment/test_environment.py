@@ -109,14 +109,14 @@ def _cursor_on_a(txn: zrep.Transaction) -> zrep.Cursor:
         pytest.param(lambda env, txn: txn.cursor().replace(b"a", b"2"), id="replace"),
     ],
 )
-@pytest.mark.parametrize("error", [KeyboardInterrupt, RecursionError])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RecursionError, TimeoutError])
 def test_who_is_interrupted_within_an_operation_cannot_commit(
     env: zrep.Environment,
     monkeypatch: pytest.MonkeyPatch,
     error: type[BaseException],
     change: Callable[[zrep.Environment, Any], object],
 ) -> None:
-    """Ctrl-C, caught, after LMDB has done what the record would not say: the sites must not differ."""
+    """Ctrl-C, or what a signal's handler raises, after LMDB has done what the record would not say."""
     env.put(b"a", b"1")
 
     def interrupted(*arguments: object) -> NoReturn:
@@ -161,8 +161,9 @@ def test_what_an_interrupted_commit_left_is_seen_by_nobody(env: zrep.Environment
 
 @pytest.mark.parametrize("kept", [False, True], ids=["before it is captured", "after"])
 @pytest.mark.parametrize("looks", [False, True], ids=["only puts", "looks"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, TimeoutError])
 def test_who_is_interrupted_as_it_merges_lets_the_next_one_in(
-    env: zrep.Environment, monkeypatch: pytest.MonkeyPatch, looks: bool, kept: bool
+    env: zrep.Environment, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], looks: bool, kept: bool
 ) -> None:
     """What was captured happens, with the next one; what was not does not."""
     take = Group.take
@@ -170,14 +171,14 @@ def test_who_is_interrupted_as_it_merges_lets_the_next_one_in(
     def interrupted(group: Group, *arguments: Any) -> NoReturn:
         if kept:
             take(group, *arguments)
-        raise KeyboardInterrupt
+        raise error
 
     txn = env.begin(write=True)
     txn.put(b"a", b"1")
     assert txn.get(b"a") == b"1" if looks else True
     with monkeypatch.context() as patch:
         patch.setattr(Group, "take", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(error):
             txn.commit()
     with env.begin(write=True, timeout_ms=10_000) as txn:
         assert txn.get(b"a") == (b"1" if kept else None)

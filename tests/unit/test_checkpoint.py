@@ -351,3 +351,20 @@ def test_a_site_goes_on_where_its_log_ends(
     for path in (home, crashed):
         with zrep.open(path) as env, env.begin() as txn:
             assert txn.stat()["entries"] == 50
+
+
+def test_a_home_whose_store_and_log_are_damaged_says_what_to_do(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with zrep.open(home, segment_bytes=4096) as env:
+        for number in range(20):
+            env.put(b"%d" % number, bytes(1000))
+    (home / "state-1" / "data" / "data.mdb").unlink()
+    segment = home / "state-1" / "log" / "00000000000000000001.log"
+    damaged = bytearray(segment.read_bytes())
+    damaged[1000] ^= 1
+    segment.write_bytes(damaged)
+    for _ in range(2):
+        with pytest.raises(
+            StorageError, match="does not tell any more whom to copy from: restore it from a backup, or"
+        ):
+            zrep.open(home)

@@ -1,6 +1,7 @@
 """Who was answered is waited for: the last one back completes the round, and nobody is waited for long."""
 
 import threading
+import weakref
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
@@ -89,6 +90,17 @@ def test_a_future_tells_its_result_to_whoever_asks_before_and_after() -> None:
         before = pool.submit(ticket.future.result, DEADLINE_S)
         ticket.resolve(RESULT)
         assert before.result(DEADLINE_S) is ticket.future.result(timeout=0) is RESULT
+
+
+def test_a_future_whose_error_was_raised_is_gone_with_its_last_user() -> None:
+    """Not only when the collector runs: the error's traceback must not hold it."""
+    ticket = Awaited(AckPolicy.QUORUM, 0)
+    gone = weakref.ref(ticket.future)
+    ticket.reject(NotAppliedError("it did not happen"))
+    with pytest.raises(NotAppliedError) as caught:
+        ticket.future.result()
+    del ticket, caught
+    assert gone() is None
 
 
 def test_a_future_that_was_cancelled_tells_so_whatever_became_of_the_write() -> None:

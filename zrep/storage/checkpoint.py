@@ -272,9 +272,9 @@ def recover(store: Path) -> Tip | None:
     Return the record that the store must stand at then, None where it may stand anywhere after it. Raises
     DamagedStoreError when it cannot be brought back.
     """
-    if not (store / "data.mdb").exists():
-        raise DamagedStoreError(f"{store / 'data.mdb'} is not there any more")
     try:
+        if not (store / "data.mdb").exists():
+            raise DamagedStoreError(f"{store / 'data.mdb'} is not there any more")
         snapshot = load(path_of(store))
         if snapshot is None or (believed(snapshot) and not snapshot.clean):
             return None

@@ -29,14 +29,12 @@ DEFERRED_BYTES = 64 * KIB
 KEY_BYTES = 511
 """LMDB's limit."""
 _UNKNOWN: Any = object()
-_ANYWHERE = (RecursionError, MemoryError)
-"""Errors that come wherever they like, unlike those of LMDB, which has changed nothing then."""
+_REFUSALS = (lmdb.Error, TypeError, ValueError, BufferError)
+"""What LMDB raises, having changed nothing. All else comes where it likes: from a signal's handler, of a full stack."""
 
 
 class Capturing:
-    """Around what changes LMDB's transaction and is captured then: who is stopped in between leaves it torn.
-
-    What is torn is the child, or the group that a child is merged into.
+    """Around what changes LMDB's transaction and is captured then: who is stopped in between leaves `into` torn.
 
     It is torn meanwhile, so that nothing has to run for it to be so: a RecursionError may come from here, too.
     """
@@ -51,7 +49,7 @@ class Capturing:
         self._into.torn = True
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        if kind is None or (issubclass(kind, Exception) and not issubclass(kind, _ANYWHERE)):
+        if kind is None or issubclass(kind, _REFUSALS):
             self._into.torn = self._torn
 
 
@@ -138,7 +136,7 @@ class Child:
         """
         if not self.open:
             self.refuse()
-        self.txn = self.nested = txn = self.group.look(self)
+        self.nested = self.txn = txn = self.group.look(self)
         return txn
 
     def delete(self, db: "lmdb._Database", key: Any, value: Any = b"") -> bool:

@@ -119,7 +119,7 @@ class Group:
         return self.child
 
     def forget(self, child: Child) -> None:
-        """The engine's child has ended; those of writers leave through `Writers`."""
+        """The child is gone, and nobody has to be let in."""
         self.child = None
 
     def look(self, child: Child) -> "lmdb.Transaction":

@@ -65,7 +65,7 @@ class Segment:
         self._real = 0
         """Up to here everything was written since the file was opened, zeros or not."""
         self._size = 0
-        """The file's, when it was opened to write."""
+        """The file's, when it was opened to write: zeros go ahead within it."""
         self._offsets = array("Q")
         self._chains = array("I")
         self._fd: int | None = None
@@ -170,13 +170,16 @@ class Segment:
         return b""
 
     def append(self, records: Sequence[Record], floor: Lsn, *, ahead: bool) -> None:
-        """Write the records behind the last, in one piece; `flush` makes them durable, soon if zeros go `ahead`."""
+        """Write the records behind the last, in one piece; `flush` makes them durable.
+
+        `ahead`: zeros go behind small ones, so that later flushes meet real blocks.
+        """
         fd = self._writable()
         data = frames.encode(records, self.end, floor)
         end = self.end + len(data)
         if end > self._real:
-            if ahead and len(data) <= SMALL:
-                data += bytes(max(min(AHEAD, self._size - end), 0))
+            if ahead and len(data) <= SMALL and end < self._size:
+                data += bytes(min(AHEAD, self._size - end))
             self._real = self.end + len(data)
         write_at(fd, data, self.end)
         for record in records:

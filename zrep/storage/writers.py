@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import lmdb
 
-from zrep.errors import NoMasterError, ZrepError
+from zrep.errors import NoMasterError, NotAppliedError, ZrepError
 from zrep.storage.failures import lmdb_error
 
 if TYPE_CHECKING:
@@ -141,6 +141,7 @@ class Writers:
             if begun is None:
                 self.leave()
         if begun is not None and not isinstance(error, lmdb.Error):  # which tells that it is another transaction's
+            begun.revoke(NotAppliedError("the thread was interrupted as it began a write transaction: run it again"))
             begun.abort()
 
     def abandon(self, error: ZrepError) -> None:
