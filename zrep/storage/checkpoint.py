@@ -49,7 +49,7 @@ CALM_MS = 250
 """Checkpoints that follow one another faster leave the disk no time for rests."""
 PINS = 2
 """Reader slots that checkpoints use: the last one's, and that of the one being made."""
-BYTES = 16 * MIB
+BYTES = 32 * MIB
 """How much may be written until the next. Pages freed since the last two are not reused: the file grows by these."""
 
 _MAGIC = b"ZREPCKPT"
