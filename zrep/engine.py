@@ -202,7 +202,8 @@ class Engine:
         return future.result()
 
     def _post(self, run: Callable[[], None], refuse: Callable[[Exception], None]) -> None:
-        self._check_alive()
+        if self._stopping:
+            raise self._refusal()
         self._calls.append(Call(run, refuse))
         self._inbox_changed(self.wake)
 
@@ -224,10 +225,6 @@ class Engine:
         if self.failure is not None:
             return StorageError(f"the site has stopped: {self.failure}")
         return ZrepError("the environment is closed: open it again")
-
-    def _check_alive(self) -> None:
-        if self._stopping:
-            raise self._refusal()
 
     def wait(self, acks: AckPolicy | None, timeout_ms: int | None) -> Wait:
         """Make a ticket to block on; its time runs from now."""
