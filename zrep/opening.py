@@ -17,14 +17,13 @@ from zrep import codec
 from zrep.errors import DamagedLogError, OptionError, StorageError
 from zrep.ids import GroupId
 from zrep.options import MILLISECOND, Options
-from zrep.ports import Meta
+from zrep.ports import Meta, records_from
 from zrep.records import Config, Kind
 from zrep.replica.replica import found
 from zrep.storage.home import Home
 from zrep.storage.log import SegmentedLog
 from zrep.storage.store import Store
 
-_SCAN_BYTES = 1 << 20
 _logger = logging.getLogger("zrep.opening")
 
 
@@ -156,10 +155,8 @@ class Opened:
 
 def _config_of(log: SegmentedLog) -> Config:
     """Return the newest configuration that is left in the log. Raises DamagedLogError."""
-    config, lsn = Config(), log.first
-    while records := log.read(lsn, log.tip.lsn, _SCAN_BYTES):
-        for record in records:
-            if record.kind is Kind.CONFIG:
-                config = codec.decode_config(record.payload)
-        lsn = records[-1].lsn + 1
+    config = Config()
+    for record in records_from(log, log.first):
+        if record.kind is Kind.CONFIG:
+            config = codec.decode_config(record.payload)
     return config

@@ -5,11 +5,13 @@ on both. Everything a port buffers reaches the disk only when the engine, or the
 `flush`: a step that raises has changed nothing that survives it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from zrep.ids import NO_GROUP, Egen, GroupId, Lsn, SiteId
 from zrep.records import Config, History, Record, Tip
+
+_SCAN_BYTES = 1 << 20
 
 
 class Meta(NamedTuple):
@@ -106,3 +108,10 @@ class Store(Protocol):
 
     def apply(self, records: Sequence[Record]) -> None:
         """Add the records after `applied`, in one transaction, all permanent."""
+
+
+def records_from(log: Log, first: Lsn) -> Iterator[Record]:
+    """Yield the log's records from `first` on, a portion in memory at a time. Raises DamagedLogError."""
+    while records := log.read(first, log.tip.lsn, _SCAN_BYTES):
+        yield from records
+        first = records[-1].lsn + 1

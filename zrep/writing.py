@@ -287,7 +287,7 @@ class Writing:
         for write in [write for write in self._queue if write.ticket.deadline <= now]:
             self._queue.remove(write)
             write.ticket.reject(_waited_too_long())
-        if not self._queue and self.writers.claimed:
+        if not self._queue:
             self.writers.unclaim()
         waiters = self._group.waiters if self._group is not None else []
         for ticket in [ticket for ticket in waiters if ticket.deadline <= now]:

@@ -12,7 +12,7 @@ from zrep.events import Event, SiteAdded, SiteRemoved, TailCut
 from zrep.ids import Egen, Gen, Lsn, Nanoseconds, Position, SiteId
 from zrep.messages import TYPE_OF, Flag, Message
 from zrep.options import MILLISECOND, Options
-from zrep.ports import Applied, Log, Meta
+from zrep.ports import Applied, Log, Meta, records_from
 from zrep.records import Config, History, Kind, Record, Reign, make_record
 from zrep.replica.effects import EARLY, Effects
 from zrep.replica.rules import Role, check_leaving
@@ -20,8 +20,6 @@ from zrep.replica.timers import Timers
 
 if TYPE_CHECKING:
     from random import Random
-
-_SCAN_BYTES = 1 << 20
 
 NOBODY = SiteId("")
 
@@ -179,11 +177,8 @@ class State:
 
     def _replay_log(self) -> None:
         """Take in the reigns and configurations of the records that the store does not cover."""
-        lsn = self.perm + 1
-        while records := self.log.read(lsn, self.log.tip.lsn, _SCAN_BYTES):
-            for record in records:
-                self._take_in(record)
-            lsn = records[-1].lsn + 1
+        for record in records_from(self.log, self.perm + 1):
+            self._take_in(record)
         self.effects.events.clear()
 
     # The one exit.
