@@ -35,14 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = _parse(arguments)
     results = Results()
     report = _conditions(asked)
-    with tempfile.TemporaryDirectory(prefix="zrep-benchmarks-", dir=asked.directory) as home:
-        if not asked.alone:
-            _compared(asked, Path(home), results, report["versions"])
-        if asked.growth:
-            works = ours.grown(Path(home), asked.seconds, asked.value_bytes, asked.keys)
-            results.take(goals.ZREP, "sync", works)
-        if asked.long:
-            results.take(goals.ZREP, "sync", ours.long(Path(home), asked.long, asked.value_bytes))
+    for _ in range(asked.rounds):
+        with tempfile.TemporaryDirectory(prefix="zrep-benchmarks-", dir=asked.directory) as home:
+            _measure(asked, Path(home), results, report["versions"])
     lines = list(goals.lines(results.measured))
     if asked.json:
         output.show_json(report | _found(results, lines))
@@ -54,6 +49,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     names = [peer.name for peer in PEERS]
     parser.add_argument("--seconds", type=float, default=3.0, help="for each work of each (default 3)")
+    parser.add_argument("--rounds", type=_count, default=1, help="how often all of it, for medians (default 1)")
     parser.add_argument("--value-bytes", type=int, default=100, help="size of a value (default 100)")
     parser.add_argument("--peers", nargs="*", choices=names, default=names, metavar="PEER", help=", ".join(names))
     parser.add_argument("--durability", choices=DURABILITIES, action="append", help="only this one")
@@ -81,8 +77,18 @@ def _conditions(asked: argparse.Namespace) -> dict[str, Any]:
     options = asdict(Options()) | {"ack_policy": Options().ack_policy.value}
     report = bench_report.conditions(ours.SITES, asked.seconds, asked.value_bytes, options)
     durabilities = " and ".join(asked.durability or DURABILITIES)
-    more = {name: getattr(asked, name) for name in ("kills", "growth", "keys", "long", "alone", "peers")}
+    more = {name: getattr(asked, name) for name in ("rounds", "kills", "growth", "keys", "long", "alone", "peers")}
     return report | {"durability": durabilities, **more}
+
+
+def _measure(asked: argparse.Namespace, home: Path, results: Results, versions: dict[str, str]) -> None:
+    """Measure once all that is asked for."""
+    if not asked.alone:
+        _compared(asked, home, results, versions)
+    if asked.growth:
+        results.take(goals.ZREP, "sync", ours.grown(home, asked.seconds, asked.value_bytes, asked.keys))
+    if asked.long:
+        results.take(goals.ZREP, "sync", ours.long(home, asked.long, asked.value_bytes))
 
 
 def _compared(asked: argparse.Namespace, home: Path, results: Results, versions: dict[str, str]) -> None:
@@ -125,8 +131,9 @@ def _found(results: Results, lines: Sequence[goals.Line]) -> dict[str, Any]:
 
 def _show(report: dict[str, Any], results: Results, lines: Sequence[goals.Line]) -> None:
     print(*bench_report.head(report), "", sep="\n")
-    columns = ("WHO", "DURABILITY", "WORK", "PER SECOND", "P50", "P99")
-    output.show_table(columns, [_row(*names, summary) for names, summary in results.measured.items()])
+    several = report["rounds"] > 1
+    columns = ("WHO", "DURABILITY", "WORK", "PER SECOND", "P50", "P99", *(("ROUNDS FROM", "TO") if several else ()))
+    output.show_table(columns, [_row(*names, summary, several) for names, summary in results.measured.items()])
     print()
     shown = ("GOAL", "WORK", "DURABLE", "ZREP", "BESIDE", "THEIRS", "FIGURE", "WANTED")
     missed = [number for number, line in enumerate(lines) if not line.met]
@@ -134,11 +141,13 @@ def _show(report: dict[str, Any], results: Results, lines: Sequence[goals.Line])
     print(f"\n{len(missed)} of {len(lines)} are missed", *results.left_out, sep="\n")
 
 
-def _row(who: str, durability: str, work: str, summary: Summary) -> tuple[str, ...]:
+def _row(who: str, durability: str, work: str, summary: Summary, several: bool) -> tuple[str, ...]:
     latency = summary.get("latency_ns", {})
-    rate = bench_report.quantity(summary["per_second"]) if "per_second" in summary else "-"
+    rate, *spread = (
+        bench_report.quantity(summary[name]) if name in summary else "-" for name in ("per_second", "lowest", "highest")
+    )
     times = (bench_report.duration(latency[name]) if name in latency else "-" for name in ("p50", "p99"))
-    return who, durability, work, rate, *times
+    return who, durability, work, rate, *times, *(spread if several else ())
 
 
 def _goal_row(line: goals.Line) -> tuple[str, ...]:

@@ -28,11 +28,12 @@ POLLIN = int(zmq.POLLIN)
 
 
 class _File:
-    """A preallocated file that is written over from the beginning when it is full."""
+    """A file of zeros that is written over, and from its beginning again when it is full."""
 
     def __init__(self, path: Path, sync: bool) -> None:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        os.posix_fallocate(self._descriptor, 0, FILE_BYTES)
+        os.pwrite(self._descriptor, bytes(FILE_BYTES), 0)
+        os.fsync(self._descriptor)
         self._at = 0
         self._sync = sync
 

@@ -56,10 +56,12 @@ class Line(NamedTuple):
     met: bool
 
 
+_WRITERS = (("threads", 16), ("put", 16), ("threads", 64), ("put", 64))
+"""`begin`, `put`, `commit`, and `env.put`: who has one call for a put is compared with both."""
 RATIOS = (
     *(Ratio("P1", "sequential", who, 1.0) for who in ("etcd", "berkeley", "redis")),
-    *(Ratio("P2", work, "redis", 1.1) for work in ("threads-16", "threads-64")),
-    *(Ratio("P2", work, "etcd", 3.0) for work in ("threads-16", "threads-64")),
+    *(Ratio("P2", f"{kind}-{count}", "redis", 1.1, their_work=f"threads-{count}") for kind, count in _WRITERS),
+    *(Ratio("P2", f"{kind}-{count}", "etcd", 3.0, their_work=f"threads-{count}") for kind, count in _WRITERS),
     Ratio("P2", "threads-16", "berkeley", 3.0),
     Ratio("P2", "threads-64", "berkeley", 5.0),
     Ratio("P3", "batched", "redis", 2.0),
@@ -71,9 +73,11 @@ RATIOS = (
     Ratio("P5", "sequential", "nats", 2.0, "process"),
     Ratio("P5", "sequential", "berkeley", 0.8, "process"),
     Ratio("P5", "sequential", "redis", 1.0, "process"),
-    Ratio("P5", "threads-64", "nats", 1.5, "process"),
-    Ratio("P5", "threads-64", "redis", 1.5, "process"),
-    Ratio("P5", "threads-64", "pysyncobj", 1.5, "process"),
+    *(
+        Ratio("P5", work, who, 1.5, "process", "threads-64")
+        for who in ("nats", "redis", "pysyncobj")
+        for work in ("threads-64", "put-64")
+    ),
     Ratio("P5", "pipelined", "nats", 10.0, "process", "many"),
     Ratio("P6", "reads", LMDB, 0.98),
     Ratio("P6", "reads-fresh", LMDB, 0.8),
@@ -104,7 +108,7 @@ def _ratios(measured: Measured, ratios: Sequence[Ratio]) -> Iterator[Line]:
         theirs = measured.get((who, durability, their_work or work))
         if ours and theirs:
             a, b = ours["per_second"], theirs["per_second"]
-            beside = f"{who} {their_work}".strip()
+            beside = f"{who} {their_work}" if their_work not in ("", work) else who
             yield Line(goal, work, durability, a, beside, b, a / b, f"≥ {wanted:g}", a >= wanted * b)
 
 

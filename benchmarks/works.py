@@ -1,9 +1,10 @@
 """Works: what is measured of one product, one thing after the other, and what came of it.
 
-A work that fails is left out with what it said; the rest goes on: a run takes many minutes.
+A work that fails is left out with what it said; the rest goes on: a run takes many minutes. What is measured
+in several rounds is what the middle one of them says: a machine has minutes in which it does half as much.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from cli.bench import Progress
@@ -19,10 +20,14 @@ class Results:
     """What was measured so far, and what could not be."""
 
     def __init__(self) -> None:
-        self.measured: dict[tuple[str, str, str], Summary] = {}
-        """(who, durability, work) → summary."""
+        self._rounds: dict[tuple[str, str, str], list[Summary]] = {}
         self.left_out: list[str] = []
         """A sentence each."""
+
+    @property
+    def measured(self) -> dict[tuple[str, str, str], Summary]:
+        """(who, durability, work) → summary: of several rounds that with the median throughput, and their range."""
+        return {name: _middle(summaries) for name, summaries in self._rounds.items()}
 
     def take(self, who: str, durability: str, works: Works) -> None:
         """Measure all these works."""
@@ -33,7 +38,8 @@ class Results:
                 rest = f"{name}, what follows {work}"
                 try:
                     with Progress(f"{name}, {work}") as progress:
-                        self.measured[who, durability, work] = measure(progress.tick)
+                        summary = measure(progress.tick)
+                    self._rounds.setdefault((who, durability, work), []).append(summary)
                 except Exception as error:
                     self.leave_out(f"{name}, {work}", _told(error))
         except Exception as error:
@@ -41,7 +47,18 @@ class Results:
 
     def leave_out(self, what: str, why: str) -> None:
         """Note why something is not measured."""
-        self.left_out.append(f"{what}, is left out: {why}")
+        sentence = f"{what}, is left out: {why}"
+        if sentence not in self.left_out:
+            self.left_out.append(sentence)
+
+
+def _middle(summaries: Sequence[Summary]) -> Summary:
+    if len(summaries) == 1:
+        return summaries[0]
+    ordered = sorted(summaries, key=lambda summary: summary.get("per_second", 0.0))
+    rates = [summary["per_second"] for summary in ordered if "per_second" in summary]
+    spread = {"lowest": rates[0], "highest": rates[-1]} if rates else {}
+    return ordered[(len(ordered) - 1) // 2] | {"rounds": len(ordered)} | spread
 
 
 def _told(error: Exception) -> str:

@@ -331,6 +331,23 @@ def test_a_work_that_fails_leaves_out_no_other() -> None:
     ]
 
 
+def test_of_several_rounds_the_middle_one_counts() -> None:
+    results = Results()
+    for rate in (3.0, 1.0, 2.0):
+
+        def works(rate: float = rate) -> Works:
+            yield "one", lambda tick: {"per_second": rate}
+            yield "kills", lambda tick: {"p50": rate}
+
+        results.take("peer", "sync", works())
+        results.leave_out("another", "it is not here")
+    assert results.measured == {
+        ("peer", "sync", "one"): {"per_second": 2.0, "rounds": 3, "lowest": 1.0, "highest": 3.0},
+        ("peer", "sync", "kills"): {"p50": 1.0, "rounds": 3},
+    }
+    assert results.left_out == ["another, is left out: it is not here"]
+
+
 class Discarded(Exception):
     """pysyncobj's SyncObjException."""
 
@@ -436,14 +453,17 @@ def test_what_was_left_out_and_missed_is_shown(
     monkeypatch.setattr(benchmarks, "LIMITS", [(who, "sync", "sequential", limit(rate)) for who, rate in listed])
     monkeypatch.setattr("benchmarks.ours.measure", lambda *_: ())
     monkeypatch.setattr("benchmarks.peers.nats.Nats.missing", lambda self: "it is not here")
-    benchmarks.main(["--peers", "nats"])
-    shown = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in shown if line.endswith(" ≥ 1 MISSED")] == ["P1"]
-    assert shown[-2:] == ["1 of 2 are missed", "nats, process, is left out: it is not here"]
+    for rounds in (1, 2):
+        benchmarks.main(["--peers", "nats", "--rounds", str(rounds)])
+        shown = capsys.readouterr().out.splitlines()
+        assert [line.split()[0] for line in shown if line.endswith(" ≥ 1 MISSED")] == ["P1"]
+        assert shown[-2:] == ["1 of 2 are missed", "nats, process, is left out: it is not here"]
+        assert ("ROUNDS FROM" in shown[4]) == (rounds > 1)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"), [(("--alone",), "nothing to measure"), (("--kills", "0"), "from 1 on")]
+    ("arguments", "sentence"),
+    [(("--alone",), "nothing to measure"), (("--kills", "0"), "from 1 on"), (("--rounds", "0"), "from 1 on")],
 )
 def test_wrong_arguments_are_told(
     arguments: tuple[str, ...], sentence: str, capsys: pytest.CaptureFixture[str]
