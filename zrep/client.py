@@ -6,7 +6,7 @@ means; it keeps no data.
 
     ask --- OK -------------> done              --- REDIRECT -> ask the master it names
         --- BUSY -----------> ask the next,     --- silence --> ask the next, wait twice as long
-            after 2 ms        a broken connection counts as silence at once
+            after a pause     a broken connection counts as silence at once
 """
 
 import os
@@ -38,8 +38,9 @@ from zrep.ids import SiteId
 from zrep.messages import Status
 from zrep.options import MILLISECOND
 
-BUSY_PAUSE_MS = 2
-"""After "no master is known here": an election takes a few milliseconds."""
+PAUSE_MS, PAUSE_PART = 2, 16
+"""After "no master is known here" or "too much is queued": an election takes a few milliseconds. Then it is a part of
+what the call has waited: an answer is late by no more than that, and a crowd that has to wait asks less and less."""
 ANSWER_MS = 20
 """Even what is sent at the last moment has so long to be answered: an outcome is better than punctuality."""
 PATIENCE_MS = 100
@@ -227,7 +228,8 @@ class Client:
         """
         self._check()
         timeout_ms = self.timeout_ms if timeout_ms is None else timeout_ms
-        deadline = _now_ms() + timeout_ms
+        began = _now_ms()
+        deadline = began + timeout_ms
         patience = PATIENCE_MS
         last: Reply | None = None
         self._awaited.clear()
@@ -238,7 +240,7 @@ class Client:
             if number is None:
                 if server is not self._master or server.failed or _now_ms() - server.dialled_at > CONNECT_MS:
                     self._pass_over(server)
-                self._poll(min(left, BUSY_PAUSE_MS))
+                self._pause(began, deadline)
                 continue
             self._awaited.add(number)
             now = _now_ms()
@@ -256,7 +258,7 @@ class Client:
                 if not followed:
                     self._pass_over(server)
                 if not followed or (last is not None and last.code == Status.REDIRECT):
-                    self._poll(min(max(deadline - _now_ms(), 0), BUSY_PAUSE_MS))
+                    self._pause(began, deadline)
                 last = reply
         where = ", ".join(str(server.endpoint) for server in self._servers.values())
         if to_master and self._awaited:
@@ -267,6 +269,11 @@ class Client:
         if last is not None:
             raise NoMasterError(f"no master took the request within {timeout_ms} ms ({last.text}): see `zrep status`")
         raise NoMasterError(f"no site answered at {where} within {timeout_ms} ms: check that one of them runs")
+
+    def _pause(self, began: int, deadline: int) -> None:
+        """Leave the group alone for a moment, in proportion to how long it has not been able to answer."""
+        now = _now_ms()
+        self._poll(min(max(deadline - now, 0), max(PAUSE_MS, (now - began) // PAUSE_PART)))
 
     def _await(self, server: _Server, number: int, until: int, again: frozenset[int]) -> Reply | None:
         """Return the answer to the request just sent, or a decision on an earlier copy; None for silence."""

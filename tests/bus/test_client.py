@@ -10,7 +10,7 @@ import pytest
 import zmq
 
 from zrep.bus.sockets import Socket
-from zrep.client import Client, connect
+from zrep.client import PAUSE_MS, Client, connect
 from zrep.codec import FOREIGN, Malformed, Reply, Request, decode_batch, decode_request, encode_reply
 from zrep.commit import Batch
 from zrep.errors import (
@@ -185,6 +185,13 @@ def test_while_nobody_is_master_everybody_is_asked_again(stage: Stage) -> None:
     stage.client(other, late).put(b"k", b"v")
     assert time.monotonic() - began < 1
     assert len(other.asked) >= 2
+
+
+def test_who_is_kept_waiting_asks_less_and_less(stage: Stage) -> None:
+    site = stage.site(busy)
+    with pytest.raises(NoMasterError, match="within 1000 ms"):
+        stage.client(site, timeout_ms=1000).put(b"k", b"v")
+    assert len(site.asked) < 1000 / PAUSE_MS / 3
 
 
 def test_a_dead_master_is_left_at_once(stage: Stage) -> None:
