@@ -36,7 +36,7 @@ from zrep.errors import (
 )
 from zrep.ids import SiteId
 from zrep.messages import Status
-from zrep.options import MILLISECOND
+from zrep.options import MILLISECOND, REPEATED_MS
 
 PAUSE_MS, PAUSE_PART = 2, 16
 """After "no master is known here" or "too much is queued": an election takes a few milliseconds. Then it is a part of
@@ -86,7 +86,7 @@ class Client:
     """A connection to a group. Any thread may use it, one call at a time.
 
     `timeout_ms` is how long a call tries. Reads are of the permanent state at one site, which may be a
-    moment behind the master's; a write's result is permanent.
+    moment behind the master's; a write waits as the master's `ack_policy` says.
     """
 
     def __init__(self, endpoints: Iterable[str], timeout_ms: int = 5000, roam: bool = True) -> None:
@@ -134,7 +134,7 @@ class Client:
         return self.write(Batch().delete(key, db), timeout_ms=timeout_ms)
 
     def write(self, batch: Batch, *, timeout_ms: int | None = None) -> CommitResult:
-        """Apply a batch, all of it or nothing, and return when it is permanent.
+        """Apply a batch, all of it or nothing, and return when it is acknowledged as the master's ack policy wants.
 
         Raises ConflictError when an `expect` failed, TxnTooLargeError, OptionError for a batch that cannot
         be applied, NoMasterError when no master took it in time (it did not happen), and
@@ -151,7 +151,7 @@ class Client:
                 to_master=True,
             )
             result = _commit_result(reply)
-            if result.token is not None:  # a batch that wrote nothing leaves no trace in its session
+            if result.token is not None and result.perm:  # else its session may have no trace of it
                 self._session, self._seq = session, seq
             return result
 
@@ -201,7 +201,7 @@ class Client:
             return reply.result
 
     def _take_session(self) -> tuple[str, int]:
-        """Return what this write is called. Only a success lets a session go on.
+        """Return what this write is called. Only a permanent one lets a session go on.
 
         After anything else a late copy of that write may still be on its way, and must not meet a
         different one under its name.
@@ -227,7 +227,7 @@ class Client:
         Raises NoMasterError when nobody took it, UnknownOutcomeError when somebody may have.
         """
         self._check()
-        timeout_ms = self.timeout_ms if timeout_ms is None else timeout_ms
+        timeout_ms = min(self.timeout_ms if timeout_ms is None else timeout_ms, REPEATED_MS)
         began = _now_ms()
         deadline = began + timeout_ms
         patience = PATIENCE_MS
@@ -426,10 +426,10 @@ def _commit_result(reply: Reply) -> CommitResult:
     match reply.code:
         case Status.OK:
             gen, lsn, site = result.get("gen"), result.get("lsn"), result.get("site")
-            acked, durable = result.get("acked"), result.get("durable")
+            acked, perm, durable = result.get("acked"), result.get("perm"), result.get("durable")
             if type(gen) is int and type(lsn) is int and type(site) is str and type(acked) is tuple:
                 token = CommitToken(gen, lsn, SiteId(site)) if lsn else None
-                return CommitResult(token, True, tuple(SiteId(str(one)) for one in acked), str(durable))
+                return CommitResult(token, perm is True, tuple(SiteId(str(one)) for one in acked), str(durable))
             raise ProtocolError("the write happened, but the answer is not a commit's: is it another version of zrep?")
         case Status.CONFLICT:
             raise ConflictError(reply.text, result.get("key", b""), result.get("found"))

@@ -40,7 +40,7 @@ class CommitToken(NamedTuple):
         except (struct.error, UnicodeDecodeError, TypeError):
             version, gen, lsn, site = 0, 0, 0, SiteId("")
         if version != _TOKEN_VERSION or not 1 <= len(site) <= 32:
-            raise OptionError("these bytes are no commit token: use bytes(token) of a CommitResult")
+            raise OptionError("these bytes are not a commit token: use bytes(token) of a CommitResult")
         return cls(gen, lsn, site)
 
 
@@ -48,7 +48,7 @@ class CommitResult(NamedTuple):
     """What a commit achieved when it returned."""
 
     token: CommitToken | None
-    """None for a transaction that changed nothing."""
+    """None for a transaction that changed nothing, and for a nested one: what it did is in the outermost one's."""
     perm: bool
     """Whether it is permanent: held by a majority of the voters, never rolled back."""
     acked: tuple[SiteId, ...]

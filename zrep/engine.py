@@ -404,7 +404,7 @@ class Engine:
             self._maintenance_at = now + MAINTENANCE_MS * MILLISECOND
             self.store.env.reader_check()
             if self.options.retain_bytes:
-                self.log.trim(min(self.replica.keep, self.store.checkpoints.tip.lsn))
+                self.log.trim(min(self.replica.keep, self.store.checkpoints.tip.lsn), self.options.retain_bytes)
 
     def _checkpointed(self) -> None:
         """A checkpoint is made, or failed. Called by the thread that made it."""

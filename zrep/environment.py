@@ -281,11 +281,13 @@ class Environment:
         except KeyError:
             raise OptionError("this handle is not one of this environment's databases: open_db returns one") from None
 
-    def txn_applied(self, token: CommitToken, timeout_ms: int = 0) -> str:
+    def txn_applied(self, token: CommitToken | None, timeout_ms: int = 0) -> str:
         """Tell what became of a commit: "applied", "rolled_back", or "pending" after `timeout_ms`.
 
-        Berkeley DB: DB_ENV->txn_applied.
+        Raises OptionError for no token. Berkeley DB: DB_ENV->txn_applied.
         """
+        if token is None:
+            raise OptionError("there is no token of that write: read what it would have changed")
         if timeout_ms and self._store.applied.tip.lsn < token.lsn:
             try:
                 self.engine.wait_applied(token.position, timeout_ms)

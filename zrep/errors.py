@@ -43,7 +43,11 @@ class NotAppliedError(ZrepError):
 
 
 class UnknownOutcomeError(ZrepError):
-    """The write may or may not become permanent: ask `txn_applied(token)` later, never assume either."""
+    """The write may or may not become permanent: ask `txn_applied(token)` later, never assume either.
+
+    `token` is None where nobody can tell which record the write would be in, as for one that was sent to
+    the master from elsewhere: read what it would have changed.
+    """
 
     def __init__(self, message: str, token: Any = None) -> None:
         super().__init__(message)

@@ -22,11 +22,10 @@ from zrep.errors import (
     PermFailedError,
     TxnTooLargeError,
     UnknownOutcomeError,
-    ZrepError,
 )
 from zrep.ids import Gen, Nanoseconds, SiteId
 from zrep.messages import TEXT_LIMIT, Forward, ForwardReply, Message, Status
-from zrep.options import MILLISECOND, AckPolicy, Options
+from zrep.options import MILLISECOND, REPEATED_MS, AckPolicy, Options
 from zrep.replica.replica import Replica, Role
 from zrep.replica.timers import Backoff
 from zrep.tickets import Callback, Ticket
@@ -93,6 +92,7 @@ class Forwarding:
                 )
             )
             return
+        ticket.deadline = min(ticket.deadline, now + REPEATED_MS * MILLISECOND)
         session = self._idle.pop() if self._idle else Session(self._new_session())
         options = self._options
         backoff = Backoff(options.request_min_ms * MILLISECOND, options.request_max_ms * MILLISECOND)
@@ -147,7 +147,8 @@ class Forwarding:
             return
         if fields.status is Status.OK:
             token = CommitToken(fields.gen, message.lsn, fields.site) if message.lsn else None
-            self._answered(entry, CommitResult(token, True, fields.acked, self._replica.config.durability), None)
+            result = CommitResult(token, fields.perm, fields.acked, self._replica.config.durability)
+            self._answered(entry, result, None)
         else:
             self._answered(entry, None, error_of(fields, message.data))
 
@@ -161,7 +162,7 @@ class Forwarding:
             return
         del self._pending[name]
         if result is not None:
-            if result.token is not None:  # a batch that wrote nothing leaves no trace in its session
+            if result.token is not None and result.perm:  # else its session may have no trace of it
                 entry.session.seq += 1
                 self._idle.append(entry.session)
             entry.ticket.resolve(result)
@@ -193,8 +194,7 @@ def error_of(reply: ForwardReply, data: bytes) -> Exception:
         return TxnTooLargeError(text)
     if status is Status.REFUSED:
         return OptionError(text)
-    token = CommitToken(reply.gen, 0, reply.site) if reply.gen else None
-    return UnknownOutcomeError(text or "the master does not remember this write: it may have happened", token)
+    return UnknownOutcomeError(text or "the master does not remember this write: it may have happened")
 
 
 def reply_to(
@@ -203,7 +203,7 @@ def reply_to(
     """Return the answer to a forwarded write, and the data that goes with it."""
     if result is not None:
         gen, site = (result.token.gen, result.token.site) if result.token else (0, SiteId(""))
-        return ForwardReply(session, seq, Status.OK, gen, site, acked=result.acked), b""
+        return ForwardReply(session, seq, Status.OK, gen, site, acked=result.acked, perm=result.perm), b""
     text = str(error)[:TEXT_LIMIT]
     if isinstance(error, ConflictError):
         found = error.found is not None
@@ -216,6 +216,6 @@ def reply_to(
         return ForwardReply(session, seq, Status.UNKNOWN, text=text), b""
     if isinstance(error, NoMasterError):
         return ForwardReply(session, seq, Status.BUSY, text=text), b""
-    if isinstance(error, ZrepError) or error is not None:
+    if error is not None:
         return ForwardReply(session, seq, Status.REFUSED, text=text), b""
     return ForwardReply(session, seq, Status.UNKNOWN), b""

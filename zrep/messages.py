@@ -280,12 +280,14 @@ class ForwardReply(NamedTuple):
     gen: Gen = 0
     """The record's gen."""
     site: SiteId = SiteId("")
-    """The master that sealed it, or who is master, with REDIRECT."""
+    """The master that sealed it."""
     text: str = ""
     key: bytes = b""
     found: bool = False
     """With CONFLICT: the key was there, with the value in `data`."""
     acked: tuple[SiteId, ...] = ()
+    perm: bool = False
+    """With OK: the record is permanent."""
 
 
 class ReadReq(NamedTuple):
@@ -295,7 +297,7 @@ class ReadReq(NamedTuple):
 
 
 class Read(NamedTuple):
-    """lsn: wait until that is applied; -1 in `status` terms: REDIRECT or BUSY."""
+    """lsn: with OK, what the reader waits for to be applied here. Else BUSY: ask again."""
 
     request: int
     status: Status

@@ -17,6 +17,9 @@ from zrep.errors import OptionError
 MILLISECOND = 1_000_000
 """In nanoseconds, the machine's unit of time."""
 
+REPEATED_MS = 1_800_000
+"""For so long at most is a write sent again, whatever its time limit: its name is remembered twice as long (R25)."""
+
 KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB

@@ -85,8 +85,8 @@ class Log(Protocol):
     def flush(self) -> None:
         """Make everything buffered durable. An error here stops the site (R3)."""
 
-    def trim(self, lsn: Lsn) -> None:
-        """Let go of records below `lsn`, as far as whole segments allow (R19)."""
+    def trim(self, lsn: Lsn, retain_bytes: int = 0) -> None:
+        """Let go of records below `lsn` but for their last `retain_bytes`, as far as whole segments allow (R19)."""
 
 
 class MetaFile(Protocol):

@@ -120,6 +120,7 @@ def _result(result: CommitResult) -> dict[str, Any]:
         "gen": token.gen if token else 0,
         "lsn": token.lsn if token else 0,
         "site": token.site if token else "",
+        "perm": result.perm,
         "acked": list(result.acked),
         "durable": result.durable,
     }

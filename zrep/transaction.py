@@ -16,6 +16,7 @@ from zrep.commit import CommitResult
 from zrep.cursor import Buffer, Cursor
 from zrep.options import AckPolicy
 from zrep.storage.child import Child
+from zrep.storage.failures import invalid_parameter
 from zrep.tickets import Ticket
 
 if TYPE_CHECKING:
@@ -106,7 +107,12 @@ class Transaction(metaclass=ABCMeta):  # noqa: B024 - so that lmdb's own transac
         return wait.result()
 
     def commit_async(self, acks: AckPolicy | None = None, timeout_ms: int | None = None) -> "Future[CommitResult]":
-        """Commit as `commit` does, and return a future of its result. For transactions without a parent."""
+        """Commit as `commit` does, and return a future of its result.
+
+        Raises lmdb.InvalidParameterError for a nested transaction, which has nothing to wait for.
+        """
+        if self._parent is not None:
+            raise invalid_parameter("a nested transaction has nothing to wait for: use commit()")
         ticket = self.engine.awaited(acks, timeout_ms)
         self._commit(ticket)
         return ticket.future

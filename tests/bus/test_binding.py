@@ -40,7 +40,7 @@ def test_bind_and_advertised_address_may_differ(tcp: Net) -> None:
 
 @pytest.mark.parametrize("bind", ["tcp://0.0.0.0:0", "tcp://*:0", "tcp://[::]:0"])
 def test_beyond_loopback_only_if_asked_for_by_name(tcp: Net, bind: str) -> None:
-    with pytest.raises(OptionError, match="insecure=True if you trust the network"):
+    with pytest.raises(OptionError, match="if you trust the network allow it by the option insecure"):
         tcp.bus(A, bind=bind)
     with pytest.raises(OptionError, match=r"no peer can connect to .*advertise="):
         tcp.bus(A, bind=bind, insecure=True)

@@ -26,7 +26,7 @@ from zrep.errors import (
 from zrep.messages import Status
 
 Script = Callable[[Request], Reply | None]
-DONE = {"gen": 3, "lsn": 9, "site": "m", "acked": ["m", "n"], "durable": "sync"}
+DONE = {"gen": 3, "lsn": 9, "site": "m", "perm": True, "acked": ["m", "n"], "durable": "sync"}
 
 
 class Site:
@@ -164,6 +164,17 @@ def test_a_session_goes_on_after_a_success_and_ends_with_anything_else(stage: St
     assert third == (first[0], 3)
     assert fourth[0] != first[0]
     assert fourth[1] == 1
+
+
+def test_a_write_that_is_not_permanent_says_so_and_its_session_ends(stage: Stage) -> None:
+    """It may be rolled back: then nobody knows its number, and would not take the next."""
+    site = stage.site(lambda request: ok({} if request.verb == "status" else DONE | {"perm": False}))
+    client = stage.client(site)
+    assert not client.put(b"k", b"1").perm
+    client.put(b"k", b"2")
+    first, second = [request.args[:2] for request in site.asked]
+    assert first[0] != second[0]
+    assert second[1] == 1
 
 
 def test_a_redirect_is_followed_and_remembered(stage: Stage) -> None:

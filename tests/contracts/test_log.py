@@ -214,6 +214,21 @@ def test_trimming_keeps_the_chain_below_the_first(disk: Disk) -> None:
         assert list(image.read(first - 1, 60, 1 << 30)) == []
 
 
+def test_trimming_retains_so_many_bytes(disk: Disk) -> None:
+    log = disk.create(Tip())
+    for _ in range(12):
+        fill(log, 5, size=300)
+        log.flush()
+    log.trim(60, 1 << 20)
+    assert log.first == 1
+    log.trim(60, 2 * SEGMENT)
+    retained = log.first
+    assert retained > 1
+    assert sum(len(record.raw) for record in everything(log) if record.lsn < 60) >= SEGMENT
+    log.trim(60)
+    assert retained < log.first <= 60
+
+
 def test_trimming_never_takes_what_is_not_durable(disk: Disk) -> None:
     log = disk.create(Tip())
     fill(log, 5)

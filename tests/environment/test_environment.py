@@ -497,6 +497,16 @@ def test_commits_can_be_waited_for_later(env: zrep.Environment) -> None:
         assert reading.get(b"a") == b"1"
 
 
+def test_a_nested_transaction_cannot_be_waited_for(env: zrep.Environment) -> None:
+    """It is as permanent as the one outside, which may still be aborted."""
+    with env.begin(write=True) as txn:
+        with env.begin(write=True, parent=txn) as inner:
+            inner.put(b"a", b"1")
+            with pytest.raises(zrep.InvalidParameterError, match=r"use commit\(\)"):
+                inner.commit_async()
+        assert txn.get(b"a") == b"1"
+
+
 def test_one_line_forms_and_batches(env: zrep.Environment) -> None:
     quotes = env.open_db(b"quotes")
     env.put(b"IBM", b"142.30", db=quotes)
@@ -526,6 +536,8 @@ def test_what_became_of_a_commit_that_never_was(env: zrep.Environment) -> None:
     assert token is not None
     assert env.txn_applied(token._replace(gen=token.gen + 1)) == "rolled_back"
     assert env.txn_applied(token._replace(lsn=token.lsn + 100), timeout_ms=1) == "pending"
+    with pytest.raises(zrep.OptionError, match="there is no token"):
+        env.txn_applied(None)
     with pytest.raises(zrep.NoMasterError):
         env.begin(token=token._replace(lsn=token.lsn + 100), timeout_ms=1)
 

@@ -235,6 +235,14 @@ def test_a_caller_who_gave_up_finds_his_write_once(patient: Sites) -> None:
     assert times_written(patient.all[0], b"repeated") == 1
 
 
+def test_a_forwarded_write_and_a_remote_one_say_whether_they_are_permanent(tmp_path: Path) -> None:
+    with group(tmp_path, replace(PATIENT, ack_policy=AckPolicy.NONE)) as sites:
+        assert not sites.all[1].env.put(b"k", b"1").perm
+        assert sites.all[1].env.write(batch(b"k"), acks=AckPolicy.QUORUM).perm
+        with zrep.connect(f"ipc://{sites.homes[0]}/site.sock") as client:
+            assert not client.put(b"k", b"1").perm
+
+
 def test_a_forwarded_write_outlives_its_master_once(sites: Sites) -> None:
     """The master is deaf when it is sent; whoever is master next is asked under the same name, and it happens once."""
     sites.cables[0].deaf = True

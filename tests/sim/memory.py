@@ -85,8 +85,11 @@ class MemoryLog:
         self._kept = self._tip.lsn
         self._lost = []
 
-    def trim(self, lsn: Lsn) -> None:
+    def trim(self, lsn: Lsn, retain_bytes: int = 0) -> None:
         count = min(lsn - 1, self._kept) - self._base.lsn
+        while count > 0 and retain_bytes > 0:
+            count -= 1
+            retain_bytes -= len(self._records[count].raw)
         if count > 0:
             last = self._records[count - 1]
             self._base = Tip(last.gen, last.lsn, last.chain)

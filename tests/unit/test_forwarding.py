@@ -11,8 +11,9 @@ from zrep.errors import ConflictError, NoMasterError, TxnTooLargeError, UnknownO
 from zrep.forwarding import Forwarding
 from zrep.ids import NO_GROUP, Gen, SiteId
 from zrep.messages import Forward, ForwardReply, Message, Status, Type
-from zrep.options import MILLISECOND, AckPolicy, Options
+from zrep.options import MILLISECOND, REPEATED_MS, AckPolicy, Options
 from zrep.replica.replica import Replica, Role
+from zrep.storage.sessions import KEPT_MS
 from zrep.tickets import Callback, Ticket
 
 MASTER = SiteId("master")
@@ -43,13 +44,14 @@ class Bench:
             lambda batch, session, seq, ticket: self.ran.append((session, seq, ticket)),
         )
 
-    def write(self, batch: Batch | None = None) -> None:
-        ticket = Callback(AckPolicy.QUORUM, self.now + SECOND, lambda *answer: self.answers.append(answer))
+    def write(self, batch: Batch | None = None, limit_ms: int = 1000) -> None:
+        deadline = self.now + limit_ms * MILLISECOND
+        ticket = Callback(AckPolicy.QUORUM, deadline, lambda *answer: self.answers.append(answer))
         self.forwarding.add(batch or Batch().put(b"a", b"1"), ticket, self.now)
 
-    def reply(self, status: Status, lsn: int = 0, number: int = -1) -> None:
+    def reply(self, status: Status, lsn: int = 0, number: int = -1, perm: bool = True) -> None:
         session, seq = self.sent[number][:2]
-        fields = ForwardReply(session, seq, status, 1, MASTER)
+        fields = ForwardReply(session, seq, status, 1, MASTER, perm=perm)
         self.forwarding.on_reply(Message(Type.FORWARD_REPLY, NO_GROUP, MASTER, 1, None, 1, lsn, 0, fields), fields)
 
     def at(self, ms: int) -> None:
@@ -79,12 +81,25 @@ def test_a_session_goes_on_after_a_success_only() -> None:
     assert [type(error) for _, error in bench.answers] == [type(None), ConflictError]
 
 
-def test_a_session_does_not_go_on_after_a_batch_that_wrote_nothing() -> None:
+@pytest.mark.parametrize(("lsn", "perm"), [(0, True), (7, False)])
+def test_a_session_does_not_go_on_after_what_may_have_left_no_trace(lsn: int, perm: bool) -> None:
+    """A batch that wrote nothing; one that an ack policy answered early, and that may be rolled back."""
     bench = Bench()
     bench.write()
-    bench.reply(Status.OK, 0)
+    bench.reply(Status.OK, lsn, perm=perm)
+    ((result, _),) = bench.answers
+    assert isinstance(result, CommitResult)
+    assert result.perm is perm
     bench.write()
     assert names(bench.sent) == [("a", 1), ("b", 1)]
+
+
+def test_nothing_is_repeated_for_longer_than_its_name_is_remembered() -> None:
+    assert 2 * REPEATED_MS <= KEPT_MS
+    bench = Bench()
+    bench.write(limit_ms=2 * KEPT_MS)
+    bench.at(REPEATED_MS)
+    assert isinstance(bench.error, UnknownOutcomeError)
 
 
 @pytest.mark.parametrize("status", [Status.NOT_APPLIED, Status.UNKNOWN, Status.BUSY, Status.REDIRECT])

@@ -42,7 +42,8 @@ def listen(
         if not insecure and not resolve(endpoint)[0].is_local:
             raise OptionError(
                 f"refusing to bind {endpoint}: whoever reaches it could write, for there are no keys yet; "
-                "bind to a loopback address, or set insecure=True if you trust the network"
+                "bind to a loopback address, or if you trust the network allow it by the option insecure: "
+                "options=Options(insecure=True), --set insecure=true"
             )
     router, publisher = sockets.router(), sockets.publisher()
     try:

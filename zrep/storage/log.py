@@ -74,7 +74,7 @@ class SegmentedLog:
     @property
     def nbytes(self) -> int:
         """Bytes that the log's files occupy."""
-        return sum(segment.path.stat().st_size for segment in self._segments)
+        return sum(segment.nbytes for segment in self._segments)
 
     def append(self, record: Record) -> None:
         self._usable()
@@ -137,13 +137,18 @@ class SegmentedLog:
         if self._recent_bytes > self._cache_bytes:
             self._forget()
 
-    def trim(self, lsn: Lsn) -> None:
+    def trim(self, lsn: Lsn, retain_bytes: int = 0) -> None:
         self._usable()
         lsn = min(lsn, self.durable + 1)
         with self._fatal("trim"):
+            spare = [segment for segment, after in pairwise(self._segments) if after.base.lsn < lsn]
+            nbytes = sum(segment.nbytes for segment in spare)
             # Oldest first, each name durable: a crash in between leaves no hole.
-            while len(self._segments) > 1 and self._segments[1].base.lsn < lsn:
-                self._segments[0].remove()
+            for segment in spare:
+                nbytes -= segment.nbytes
+                if nbytes < retain_bytes:
+                    break
+                segment.remove()
                 del self._segments[0]
         self._forget()
 

@@ -218,6 +218,11 @@ class Segment:
     def flush(self) -> None:
         os.fdatasync(self._writable())
 
+    @property
+    def nbytes(self) -> int:
+        """How large the file is."""
+        return self.path.stat().st_size
+
     def remove(self) -> None:
         """Delete the file, durably."""
         self.close()
