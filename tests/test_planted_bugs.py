@@ -42,7 +42,7 @@ def acked_before_the_flush(patch: pytest.MonkeyPatch) -> None:
         state = self.state
         if state.synced and self._ack_due and state.master is not None and state.gen == state.meta.promise:
             self._ack_due = False
-            ack = Ack(self._master_run, state.applied, self._stamp)
+            ack = Ack(self._master_incarnation, state.applied, self._stamp)
             state.send(state.master, ack, lsn=state.log.tip.lsn)
             state.effects.early.append(state.effects.sends.pop())
         original(self)
@@ -234,7 +234,7 @@ def acks_of_other_reigns_count(patch: pytest.MonkeyPatch) -> None:
 
     def on_ack(self: reign.Reigning, message: Message, fields: Ack) -> Result:
         if message.lsn <= self.state.log.tip.lsn:
-            self.acks.ack(message.sender, message.lsn, fields.stamp, fields.applied)
+            self.acks.ack(message.sender, message.lsn, fields.stamp)
         return SUCCESS
 
     patch.setitem(rules.RULES, Type.ACK, Rule(Gate.ANY, Role.MASTER))

@@ -4,7 +4,7 @@ What comes from a socket or a disk is hostile until it has passed here. `decode`
 `decode_reply` never raise for what a peer sent; the others raise ProtocolError. A decoder uses at most
 a small multiple of the bytes it is given, and a control frame is at most 64 KiB.
 
-    message   [control] or [control, rec]      control = one array (protocol §2)
+    message   [control] or [control, rec]      control = one array, see `messages`
     LOG       rec = (length ‖ record)*         FORWARD and its reply: rec = opaque bytes
     foreign   ["ZREP1", request or reply]      request = [id, verb, args], reply = [id, code, text, result]
 """

@@ -1,4 +1,4 @@
-"""Who waits for which record, and what they are told (architecture §5).
+"""Who waits for which record, and what they are told.
 
 A `Flight` is a record that was sealed, with the tickets of everybody who waits for it.
 The ack policy decides how long a caller waits, never what is safe: a flight is *permanent* when its

@@ -587,7 +587,7 @@ class Engine:
     # The end.
 
     def _fail(self, error: Exception, event: Event) -> None:
-        """Stop the site: nothing of the step that failed has left it."""
+        """Stop the site: nothing that the step that failed was to make durable has been promised."""
         self._logger.error("%s", event, exc_info=error)
         self.failure = error if isinstance(error, ZrepError) else StorageError(str(error))
         self._stopping = True

@@ -232,7 +232,7 @@ class StorageFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class Panic(Event):
-    """A bug: an exception in the machine stopped the site before anything of that step left it."""
+    """A bug: an exception in the machine stopped the site. Nothing that its last step did was promised to anybody."""
 
     name = "PANIC"
     reason: str

@@ -20,7 +20,7 @@ TEXT_LIMIT = 1000
 
 
 class Type(IntEnum):
-    """Message types (protocol §3)."""
+    """Message types; docs/protocol.md says who sends them to whom, and why."""
 
     HELLO = 1
     NEWCLIENT = 2
@@ -49,7 +49,7 @@ class Type(IntEnum):
 
 
 class Flag:
-    """Control flags (protocol §2): plain integers, as they are combined for every message."""
+    """Control flags: plain integers, as they are combined for every message."""
 
     NONE: Final = 0
     PERM: Final = 1
@@ -130,7 +130,7 @@ class Heartbeat(NamedTuple):
 class Ack(NamedTuple):
     """lsn: the match: everything up to it is durable and verified against the master of `gen` (R15)."""
 
-    reign: Incarnation
+    master_incarnation: Incarnation
     """The master's incarnation that is acknowledged."""
     applied: Lsn
     stamp: Nanoseconds
@@ -194,8 +194,8 @@ class Vote2(NamedTuple):
 
     egen: Egen
     candidate: SiteId
-    campaign: Incarnation
-    """The candidate's incarnation: a vote answers one campaign of one run of it."""
+    candidate_incarnation: Incarnation
+    """A vote answers one campaign of one run of it."""
 
 
 class Higher(NamedTuple):

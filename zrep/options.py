@@ -17,8 +17,8 @@ from zrep.errors import OptionError
 MILLISECOND = 1_000_000
 """In nanoseconds, the machine's unit of time."""
 
-REPEATED_MS = 1_800_000
-"""For so long at most is a write sent again, whatever its time limit: its name is remembered twice as long (R25)."""
+REPEATED_MS = 360_000
+"""Most time for which a write is sent again, whatever its limit: its name is remembered ten times as long (R25)."""
 
 KIB = 1024
 MIB = 1024 * KIB

@@ -1,4 +1,4 @@
-"""A master's writes: the group transaction from its opening to its end (architecture §5).
+"""A master's writes: the group transaction from its opening to its end (docs/architecture.md).
 
     open ─► children run: application threads through `writers`, queued batches by the engine
          ─► seal: nobody waits to write, or is on the way back; one record ─► permanent ─► commit: visible
@@ -88,7 +88,9 @@ class Writing:
         reigns = state.role is Role.MASTER
         if group is None or not reigns or self._gen != state.gen:
             return reigns or group is not None
-        return (group.phase is Phase.OPEN and bool(group.txns or self._queue or group.waiters)) or group.lags
+        return (group.phase is Phase.OPEN and bool(group.txns or self._queue or group.waiters)) or self._should_perform(
+            group
+        )
 
     @property
     def torn(self) -> bool:
@@ -131,8 +133,8 @@ class Writing:
             if self._group is None:
                 self._open_group()
                 self._commits.settle(self._store.applied.tip.lsn)  # who is told so may write at once
-            elif self._group.lags:
-                self._catch_up(self._group)
+            elif self._should_perform(self._group):
+                self._perform(self._group)
             self._run_queue(now)
             self._seal(now)
 
@@ -154,12 +156,19 @@ class Writing:
         self._tail_end = self._covers = self._log.tip.lsn
         self.writers.admit(group)
 
-    def _catch_up(self, group: Group) -> None:
+    @staticmethod
+    def _should_perform(group: Group) -> bool:
+        """Whether this is the moment: the record is on its way, or nobody can enter before."""
         if group.phase is Phase.IN_FLIGHT:
-            group.catch_up()
+            return group.unperformed
+        return group.torn and group.child is None
+
+    def _perform(self, group: Group) -> None:
+        if group.phase is Phase.IN_FLIGHT:
+            group.perform()
             return
         self.writers.hold()  # it is torn: nobody enters before it is whole again
-        group.catch_up()
+        group.perform()
         self.writers.admit(group)
 
     def _read_log(self, first: Lsn, last: Lsn) -> list[Record]:

@@ -1,4 +1,4 @@
-"""The invariants of protocol §12, checked from outside the sites after everything they do.
+"""The invariants of docs/protocol.md, checked from outside the sites after everything they do.
 
 What sites claim, in public state, in messages and in answers, is held against their disks and against the
 truth, which is what the disks of a majority hold. Every check looks at what has just changed.

@@ -16,8 +16,8 @@ from zrep.records import Kind, Record
 KEPT = 300
 _UNTOLD = frozenset(
     (
-        *("applied", "asker", "campaign", "chain", "contact", "endpoints", "keep", "publish", "reign", "request"),
-        *("software", "stamp"),
+        *("applied", "asker", "candidate_incarnation", "chain", "contact", "endpoints", "keep"),
+        *("master_incarnation", "publish", "request", "software", "stamp"),
     )
 )
 """Fields that a reader of a trace cannot use: checksums, clocks, addresses."""

@@ -35,9 +35,9 @@ def test_nobody_asks_lmdb_for_what_nobody_looks_at(bench: Bench) -> None:
     group.run_batch(Batch().put(b"c", b"3"))
     assert child.nested is None
     group.seal()
-    lags = [group.lags]
-    group.catch_up()
-    assert [*lags, group.lags] == [True, False]
+    before = group.unperformed
+    group.perform()
+    assert (before, group.unperformed) == (True, False)
     group.abort()
 
 
@@ -48,7 +48,7 @@ def test_it_is_there_when_the_group_is(bench: Bench, early: bool) -> None:
     group.run_batch(Batch().put(b"b", b"2").put(b"c", b"2"))
     committed(group, (b"c", b"3"))
     if early:
-        group.catch_up()
+        group.perform()
     bench.finish(group)
     assert contents(bench.store) == [(b"a", b"1"), (b"b", b"2"), (b"c", b"3")]
 
@@ -269,7 +269,7 @@ def test_a_group_made_anew_has_its_databases_where_their_handles_are(bench: Benc
     dropping.drop(handle, delete=True)
     dropping.abort()
     group.torn = True
-    group.catch_up()
+    group.perform()
     child = group.begin()
     assert child.name(handle) == b"d"
     child.abort()
@@ -295,7 +295,7 @@ def test_a_group_made_anew_exchanges_no_databases(bench: Bench, monkeypatch: pyt
         child.merge()
     if when == "in the group":
         group.torn = True
-        group.catch_up()
+        group.perform()
     else:
 
         def full() -> None:
@@ -313,5 +313,5 @@ def test_a_conflict_does_not_perform_what_was_deferred_again(bench: Bench) -> No
     with pytest.raises(ConflictError):
         group.run_batch(Batch().expect(b"a", b"2"))
     group.seal()
-    assert not group.lags
+    assert not group.unperformed
     group.abort()

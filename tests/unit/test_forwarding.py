@@ -95,7 +95,7 @@ def test_a_session_does_not_go_on_after_what_may_have_left_no_trace(lsn: int, pe
 
 
 def test_nothing_is_repeated_for_longer_than_its_name_is_remembered() -> None:
-    assert 2 * REPEATED_MS <= KEPT_MS
+    assert 10 * REPEATED_MS <= KEPT_MS
     bench = Bench()
     bench.write(limit_ms=2 * KEPT_MS)
     bench.at(REPEATED_MS)

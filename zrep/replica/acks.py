@@ -15,19 +15,17 @@ from zrep.records import Config
 class Acks:
     """What each site acknowledged to this master in this reign."""
 
-    __slots__ = ("applied", "match", "stamp")
+    __slots__ = ("match", "stamp")
 
     def __init__(self) -> None:
         self.match: dict[SiteId, Lsn] = {}
         self.stamp: dict[SiteId, Nanoseconds] = {}
         """The newest of this master's clock readings that the site has echoed."""
-        self.applied: dict[SiteId, Lsn] = {}
 
-    def ack(self, site: SiteId, match: Lsn, stamp: Nanoseconds, applied: Lsn) -> None:
+    def ack(self, site: SiteId, match: Lsn, stamp: Nanoseconds) -> None:
         """Note an acknowledgement; an overtaken one lowers nothing."""
         self.match[site] = max(match, self.match.get(site, 0))
         self.stamp[site] = max(stamp, self.stamp.get(site, 0))
-        self.applied[site] = max(applied, self.applied.get(site, 0))
 
     def held_by_majority(self, config: Config, own: SiteId, durable: Lsn) -> Lsn:
         """Return the highest LSN that a majority of the voters hold durably.
@@ -55,7 +53,7 @@ def satisfied(
 ) -> bool:
     """Tell whether a commit under `policy` may return now. Berkeley DB: the counting of DB_REPMGR_ACKS_*.
 
-    A *peer* is a voter with priority > 0. NONE is decided by the caller: it does not wait at all.
+    A *peer* is a voter with priority > 0.
     """
     if policy is AckPolicy.NONE:
         return True

@@ -4,7 +4,7 @@ The driver, which is the engine or the simulated world, performs one `Effects` i
 
 1. save `meta`, durably;
 2. send `early`: messages whose content is not a claim of durability (live LOG, HEARTBEAT);
-3. flush the log if it is dirty, then tell the machine (`Replica.persisted`), which adds effects;
+3. flush the log if it is dirty, then take the machine's effects again: what is durable now adds some;
 4. send `sends`: everything else. What it says is now durable: *persist before you speak*;
 5. deliver `events`, act on `work`.
 

@@ -35,7 +35,7 @@ class Ballot(NamedTuple):
     position: Position
     priority: int
     heard: frozenset[SiteId]
-    campaign: Incarnation
+    incarnation: Incarnation
 
 
 def best_candidate(ballots: dict[SiteId, Ballot], config: Config) -> SiteId | None:
@@ -93,7 +93,7 @@ class Elections:
     # Starting and ending.
 
     def start(self, reason: str) -> None:
-        """Propose a new reign, if this site may (§6.1). A sole voter elects itself at once."""
+        """Propose a new reign, if this site may. A sole voter elects itself at once."""
         state = self.state
         if state.role is Role.MASTER or not self._may_campaign():
             return
@@ -253,11 +253,11 @@ class Elections:
         if choice == state.site:
             self._count_vote(state.site)
         else:
-            state.send(choice, Vote2(campaign.egen, choice, ballots[choice].campaign))
+            state.send(choice, Vote2(campaign.egen, choice, ballots[choice].incarnation))
 
     def on_vote2(self, message: Message, fields: Vote2) -> Result:
         state, campaign = self.state, self.campaign
-        if fields.candidate != state.site or fields.campaign != state.incarnation:
+        if fields.candidate != state.site or fields.candidate_incarnation != state.incarnation:
             return IGNORE
         if campaign is None or campaign.egen != fields.egen:
             return IGNORE

@@ -47,7 +47,7 @@ class Following:
         self.startup_done = False
         self._inflow = Inflow(state.options)
         self._master_perm: Lsn = 0
-        self._master_run: Incarnation = 0
+        self._master_incarnation: Incarnation = 0
         self._master_history = History()
         """The master's reigns, perhaps not from the first on: what a record's gen must agree with (R14)."""
         self._stamp: Nanoseconds = 0
@@ -117,7 +117,7 @@ class Following:
         result = self._adopt(message.gen, message.sender, fields.history, fields.perm, message.lsn)
         if result.code is ResultCode.IGNORE:
             return result
-        self._master_run = message.incarnation
+        self._master_incarnation = message.incarnation
         self._hear(self._stamp)
         self._note_end(message.lsn)
         return result
@@ -190,7 +190,7 @@ class Following:
         """
         state = self.state
         if message.gen == state.gen and message.sender == state.master and state.role is Role.CLIENT:
-            return message.incarnation == self._master_run or not self._master_run
+            return message.incarnation == self._master_incarnation or not self._master_incarnation
         if message.gen > state.gen or state.master is None:
             state.send(message.sender, MasterReq(), lsn=state.log.tip.lsn)
         return False
@@ -384,7 +384,7 @@ class Following:
         state.raise_perm(min(self._master_perm, match))
         if self._ack_due and state.master is not None and state.gen == state.meta.promise:
             self._ack_due = False
-            state.send(state.master, Ack(self._master_run, state.applied, self._stamp), lsn=match)
+            state.send(state.master, Ack(self._master_incarnation, state.applied, self._stamp), lsn=match)
 
     # The election pull.
 

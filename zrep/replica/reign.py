@@ -48,7 +48,7 @@ class Reigning:
         self._ever_acked: dict[SiteId, Lsn] = {}
         self._settled: Config | None = None
         """A configuration that calls for no change."""
-        self._runs: dict[SiteId, set[Incarnation]] = {}
+        self._incarnations: dict[SiteId, set[Incarnation]] = {}
         """The runs of each site that have spoken of their log to this one."""
         self._lost: set[Incarnation] = set()
         """Those that lack what their site once acknowledged."""
@@ -141,27 +141,27 @@ class Reigning:
     def on_ack(self, message: Message, fields: Ack) -> Result:
         """Count an acknowledgement of this reign (R15)."""
         state, sender = self.state, message.sender
-        if fields.reign not in (0, state.incarnation) or message.lsn > state.log.tip.lsn:
+        if fields.master_incarnation not in (0, state.incarnation) or message.lsn > state.log.tip.lsn:
             return SUCCESS
-        self._runs.setdefault(sender, set()).add(message.incarnation)
-        self.acks.ack(sender, message.lsn, min(fields.stamp, state.now), fields.applied)
+        self._incarnations.setdefault(sender, set()).add(message.incarnation)
+        self.acks.ack(sender, message.lsn, min(fields.stamp, state.now))
         if message.lsn > state.perm:
             self._count()
         return SUCCESS
 
-    def went_back(self, site: SiteId, run: Incarnation, end: Lsn) -> bool:
+    def went_back(self, site: SiteId, incarnation: Incarnation, end: Lsn) -> bool:
         """Compare a site's end with what it once acknowledged as permanent: less means it lost records (R5).
 
-        Decided at first sight of a new run of it: a run that acknowledged has records, and a late or repeated
+        Decided at first sight of an incarnation: one that acknowledged has records, and a late or repeated
         request of an earlier one says what was true then.
         """
-        runs = self._runs.setdefault(site, set())
+        incarnations = self._incarnations.setdefault(site, set())
         acknowledged = self._ever_acked.get(site, 0)
-        if run not in runs and end < acknowledged:
-            self._lost.add(run)
+        if incarnation not in incarnations and end < acknowledged:
+            self._lost.add(incarnation)
             self.state.notify(SiteWentBack(site, acknowledged, end))
-        runs.add(run)
-        return run in self._lost
+        incarnations.add(incarnation)
+        return incarnation in self._lost
 
     def _count(self) -> None:
         """Advance perm by what a majority holds."""
@@ -297,7 +297,7 @@ class Reigning:
             self._heartbeat(None)
 
     def on_resend_timer(self) -> None:
-        """No quorum has answered: repeat the end, so that whoever missed it asks (§7)."""
+        """No quorum has answered: repeat the end, so that whoever missed it asks."""
         state = self.state
         if state.perm < state.log.tip.lsn:
             self._heartbeat(None, Flag.RESEND)

@@ -266,7 +266,7 @@ class Replica:
             self._send_join()
 
     def disconnected(self, now: Nanoseconds, site: SiteId) -> None:
-        """The transport lost a site. If that was the master, an election begins at once (§6)."""
+        """The transport lost a site. If that was the master, an election begins at once."""
         state = self.state
         state.now = now
         state.up.pop(site, None)
@@ -301,7 +301,7 @@ class Replica:
         return self.reigning.reads_confirmed()
 
     def persisted(self, now: Nanoseconds) -> None:
-        """The log was flushed: what was appended may now be acknowledged and counted."""
+        """The log was flushed, at `now`: the next `take` has what may be acknowledged and counted by that."""
         self.state.now = now
 
     def set_applied(self, lsn: Lsn) -> None:
@@ -461,11 +461,6 @@ class Replica:
         elif fields.status is Status.REDIRECT:
             self._hand_over(message, fields)
         return SUCCESS
-
-    @property
-    def joined(self) -> bool:
-        """Whether nothing is asked for any more: this site is what it asked to be."""
-        return self._joining is None
 
     def _on_reconfig(self, message: Message, fields: Reconfig) -> Result:
         if self.state.role is Role.MASTER:

@@ -28,9 +28,6 @@ class Timers:
     def __contains__(self, name: str) -> bool:
         return name in self._at
 
-    def at(self, name: str) -> Nanoseconds | None:
-        return self._at.get(name)
-
     def take_due(self, now: Nanoseconds, drained: bool) -> str | None:
         """Remove and return the name that fell due first, if any; what it does may clear those due after it."""
         due = [(at, name) for name, at in self._at.items() if at <= now and (drained or name not in DETECTION)]

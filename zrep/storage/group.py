@@ -89,14 +89,9 @@ class Group:
         return (self.out_of_slots or self.store.outgrown) and bool(self.txns)
 
     @property
-    def lags(self) -> bool:
-        """Whether it is a good moment to `catch_up`: the record is on its way, or nobody can enter before.
-
-        `commit` does it in any case.
-        """
-        if self.phase is Phase.IN_FLIGHT:
-            return self._performed < len(self.txns)
-        return self.torn and self.child is None
+    def unperformed(self) -> bool:
+        """Whether P lacks puts that were captured. `commit` performs them in any case."""
+        return self._performed < len(self.txns)
 
     def begin(self, buffers: bool = False) -> Child:
         """Begin a child. The caller is the writer (`Writers`), on any thread, and is not any more if this fails.
@@ -129,32 +124,32 @@ class Group:
         """
         txn = self.store.nest(self._image.txn, child.buffers)
         try:
-            self._perform(txn, [*self.txns[self._performed :], Txn(child.ops)])
+            self._put(txn, [*self.txns[self._performed :], Txn(child.ops)])
         except BaseException as error:
             self.store.outgrown |= isinstance(error, lmdb.MapFullError)
             txn.abort()
             raise
         return txn
 
-    def _perform(self, txn: "lmdb.Transaction", txns: Sequence[Txn]) -> None:
-        """Perform what was deferred, in as few calls as possible."""
+    def _put(self, txn: "lmdb.Transaction", txns: Sequence[Txn]) -> None:
+        """Perform deferred puts, in as few calls as possible."""
         handles = self._image.catalogue.plain
         for joined in _joined(txns):
             for _, name, *pairs in joined.ops:
                 put_pairs(txn, handles[name], pairs)
 
-    def catch_up(self) -> None:
+    def perform(self) -> None:
         """Let P hold exactly what was captured. The engine's; no child is open."""
         if self.torn:
             self._remake()
         try:
-            self._catch_up()
+            self._perform_deferred()
         except lmdb.Error:
             self._remake()
 
-    def _catch_up(self) -> None:
-        if self._performed < len(self.txns):
-            self._perform(self._image.txn, self.txns[self._performed :])
+    def _perform_deferred(self) -> None:
+        if self.unperformed:
+            self._put(self._image.txn, self.txns[self._performed :])
             self._performed = len(self.txns)
 
     def _remake(self) -> None:
@@ -182,7 +177,7 @@ class Group:
                 return answer
         if self._run_plainly(batch, session, seq):
             return _RAN
-        self.catch_up()
+        self.perform()
         child = self._begin(False, self.forget)
         try:
             for op in batch:
@@ -214,7 +209,7 @@ class Group:
             return True
         ops: list[list[Any]] = []
         try:
-            self._catch_up()
+            self._perform_deferred()
             for code, name, *operands in runs:
                 if code == Batch.PUT:
                     put_pairs(self._image.txn, handles[name], operands)
@@ -250,7 +245,7 @@ class Group:
         invariant(self.child is None and self.phase is not Phase.ENDED, "a group is committed without a child, once")
         own = [record for record in records if record.kind == Kind.COMMIT]
         invariant(len(own) == bool(self.txns), "a group is committed with its own record", own=len(own))
-        self.catch_up()
+        self.perform()
         self.phase = Phase.ENDED
         try:
             for record in records:

@@ -19,7 +19,7 @@ from zrep.ids import Position
 from zrep.records import Record
 
 KEPT_MS = 3_600_000
-"""An entry lives for an hour of records' time: twice as long as a request is sent again (`REPEATED_MS`)."""
+"""An entry lives for an hour of records' time: ten times as long as a request is sent again (`REPEATED_MS`)."""
 NEVER = 1 << 64
 
 _ENTRY = struct.Struct("<QQQQ")
