@@ -12,5 +12,6 @@ bench_…     samples: timing and percentiles; loads: the workloads; site: the p
             process: a child that obeys; group: the sites; recovery: fail-over and catch-up; report, plot: what is told
 processes   starting, finding and signalling `zrep node` processes
 target      which group a command talks to: `-C` and `-H`
+group       a group of nodes on this machine: founding, starting, stopping it
 output      tables for people, lines for pipes, JSON for programs
 """

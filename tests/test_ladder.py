@@ -91,6 +91,17 @@ def test_every_import_is_down_the_ladder() -> None:
     assert not found, "\n".join(found)
 
 
+def test_the_documents_picture_is_this_ladder() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    picture = text.split("## The ladder")[1].split("```")[1]
+    drawn = [name.strip("/") for line in picture.splitlines() for name in line[:48].split()]
+    modules = ["zrep" if name == "__init__" else name if name == "cli" else f"zrep.{name}" for name in drawn]
+    for rung in reversed(RUNGS):
+        assert set(modules[: len(rung)]) == rung
+        del modules[: len(rung)]
+    assert not modules
+
+
 @pytest.mark.parametrize(
     ("module", "source", "told"),
     [

@@ -211,7 +211,7 @@ class Acquaintance:
             self._subscriber.connect(peer.site, str(address))
 
     def _follow_move(self, peer: Peer, endpoints: tuple[Endpoint, ...]) -> None:
-        """Dial a site where it says that it is, if it is not where we thought (F23)."""
+        """Dial a site where it says that it is, if it is not where we thought."""
         reached = peer.link is not None and peer.link.up
         if endpoints and not reached and not set(endpoints) <= set(peer.addresses.endpoints):
             peer.addresses = self._at(endpoints)

@@ -242,7 +242,7 @@ class Store:
             raise self.meaning(error) from error
 
     def meaning(self, error: lmdb.Error) -> ZrepError:
-        """Return what an error of LMDB means for the site. A full disk is not a failing one (F24)."""
+        """Return what an error of LMDB means for the site. A full disk is not a failing one."""
         if isinstance(error, ZrepError):
             return error
         space = os.statvfs(self.path)
@@ -294,7 +294,7 @@ def _open(path: Path, options: Options) -> lmdb.Environment:
 
 
 def _create(path: Path, options: Options) -> None:
-    """Create an empty environment beside its place, then move it there: a crash leaves all or nothing (F2)."""
+    """Create an empty environment beside its place, then move it there: a crash leaves all or nothing."""
     fresh = path.with_name(path.name + ".new")
     if fresh.exists():
         shutil.rmtree(fresh)
