@@ -40,7 +40,7 @@ from zrep.inqueue import COME_BACK, Inqueue
 from zrep.messages import Forward, ForwardReply, Message, Status, Type
 from zrep.options import MILLISECOND, AckPolicy, Options
 from zrep.ports import Log, MetaFile
-from zrep.reads import Reads
+from zrep.reads import AppliedWait, AppliedWaits, Reads
 from zrep.records import Member
 from zrep.replica.replica import Replica, Role
 from zrep.storage.store import Store
@@ -134,7 +134,7 @@ class Engine:
         seeds = random.SystemRandom()
         self._forwarding = Forwarding(replica, options, lambda: f"{seeds.getrandbits(128):032x}", self.run)
         self._reads = Reads(replica, options, seeds.getrandbits(48))
-        self._applied_waits: list[tuple[Lsn, Nanoseconds, Callable[[Exception | None], None]]] = []
+        self._applied_waits = AppliedWaits()
         self._maintenance_at: Nanoseconds = 0
         self._due: Nanoseconds = 0
         """Nothing of the engine's own is due before: see `_own_deadline`."""
@@ -228,13 +228,14 @@ class Engine:
 
     def wait(self, acks: AckPolicy | None, timeout_ms: int | None) -> Wait:
         """Make a ticket to block on; its time runs from now."""
-        return Wait(acks or self.options.ack_policy, self._until(timeout_ms), self._returning)
+        return Wait(acks or self.options.ack_policy, self.until(timeout_ms), self._returning)
 
     def awaited(self, acks: AckPolicy | None, timeout_ms: int | None) -> Awaited:
         """Make a ticket that has a future; its time runs from now."""
-        return Awaited(acks or self.options.ack_policy, self._until(timeout_ms))
+        return Awaited(acks or self.options.ack_policy, self.until(timeout_ms))
 
-    def _until(self, timeout_ms: int | None) -> Nanoseconds:
+    def until(self, timeout_ms: int | None) -> Nanoseconds:
+        """Return when that time from now is over; None: that of the option `ack_timeout_ms`."""
         timeout = self.options.ack_timeout_ms if timeout_ms is None else timeout_ms
         return time.monotonic_ns() + timeout * MILLISECOND
 
@@ -265,24 +266,18 @@ class Engine:
         self._calls.append(Call(lambda: self._emit(full), lambda _: None))
         self._inbox_changed(self.wake)
 
-    def wait_applied(self, position: Position, timeout_ms: int) -> None:
-        """Block until the store has applied up to that record. Raises NoMasterError when it takes too long."""
-        future: Future[None] = Future()
+    def wait_applied(self, position: Position, deadline: Nanoseconds) -> None:
+        """Block until the store has applied up to that record. Raises NoMasterError at the deadline."""
+        wait = AppliedWait(position.lsn, deadline, Future())
+        self._post(lambda: self._applied_waits.append(wait), wait.done.set_exception)
+        wait.done.result()
 
-        def done(error: Exception | None) -> None:
-            if error is None:
-                future.set_result(None)
-            else:
-                future.set_exception(error)
+    def read_index(self, deadline: Nanoseconds) -> Lsn:
+        """Return an LSN that holds everything acknowledged before now, at any site (R23).
 
-        deadline = time.monotonic_ns() + timeout_ms * MILLISECOND
-        self._post(lambda: self._applied_waits.append((position.lsn, deadline, done)), done)
-        future.result()
-
-    def read_index(self, timeout_ms: int) -> Lsn:
-        """Return an LSN that holds everything acknowledged before now, at any site (R23)."""
+        Raises NoMasterError at the deadline.
+        """
         future: Future[Lsn] = Future()
-        deadline = time.monotonic_ns() + timeout_ms * MILLISECOND
         self._post(lambda: self._reads.begin(deadline, future, time.monotonic_ns()), future.set_exception)
         return future.result()
 
@@ -331,7 +326,7 @@ class Engine:
         if self._reads:
             self._reads.settle()
         if self._applied_waits:
-            self._answer_waits()
+            self._applied_waits.settle(self.store.applied.tip.lsn)
         if due or self._stirred or self._writing.waits:
             self._tick(now)
             self._due, self._stirred = self._own_deadline(), False
@@ -366,9 +361,8 @@ class Engine:
 
     def _own_deadline(self) -> Nanoseconds:
         """Return the earliest deadline of what comes through the inbox, and of housekeeping."""
-        deadlines = [self._maintenance_at, *self._writing.deadlines, *(wait[1] for wait in self._applied_waits)]
-        deadlines += [at for at in (self._forwarding.deadline, self._reads.deadline) if at is not None]
-        return min(deadlines)
+        waits = (self._forwarding.deadline, self._reads.deadline, self._applied_waits.deadline)
+        return min(self._maintenance_at, *self._writing.deadlines, *(at for at in waits if at is not None))
 
     def _take_in(self, now: Nanoseconds, arrival: Arrival) -> None:
         if isinstance(arrival, Message):
@@ -396,7 +390,7 @@ class Engine:
         if self._forwarding:
             self._forwarding.tick(now)
         self._reads.tick(now)
-        self._expire_waits(now)
+        self._applied_waits.tick(now)
         self._writing.expire(now)
         self._writing.revoke_forgotten(now)
         self.store.checkpoint(now, self._checkpointed)
@@ -570,20 +564,6 @@ class Engine:
         self.inqueue.enter(ticket, batch.nbytes)
         self.run(batch, fields.session, fields.seq, ticket)
 
-    # Waiting for applied records.
-
-    def _answer_waits(self) -> None:
-        applied, waits = self.store.applied.tip.lsn, self._applied_waits
-        self._applied_waits = [wait for wait in waits if wait[0] > applied]
-        for lsn, _, done in waits:
-            if lsn <= applied:
-                done(None)
-
-    def _expire_waits(self, now: Nanoseconds) -> None:
-        for wait in [wait for wait in self._applied_waits if wait[1] <= now]:
-            self._applied_waits.remove(wait)
-            wait[2](NoMasterError(f"record {wait[0]} was not applied here in time: see `zrep status` for the lag"))
-
     # The end.
 
     def _fail(self, error: Exception, event: Event) -> None:
@@ -602,8 +582,7 @@ class Engine:
         self._commits.abandon()
         self._forwarding.abandon(failure)
         self._reads.abandon(failure)
-        for _, _, done in self._applied_waits:
-            done(failure)
+        self._applied_waits.abandon(failure)
         self._closed = True
         self.inqueue.close()
         self._refuse_inbox()

@@ -105,28 +105,25 @@ class Environment:
 
         A read sees the newest permanent prefix that this site has. `token` first waits until that commit is
         in it, `linearizable` until everything acknowledged anywhere before this call is. A write waits, as
-        on LMDB's writer lock, for its turn. `timeout_ms` limits the wait: NoMasterError; NotMasterError at
-        a client site.
+        on LMDB's writer lock, for its turn. `timeout_ms` limits the wait: NoMasterError; None is the option
+        `ack_timeout_ms`, and for a write's turn no limit. NotMasterError for a write at a client site.
         """
         if not (write or parent or buffers or token or linearizable):
             return self._begin_read(db or self.main)
-        if token is not None:
-            self.engine.wait_applied(token.position, self._timeout(timeout_ms))
-        if linearizable:
-            lsn = self.engine.read_index(self._timeout(timeout_ms))
-            self.engine.wait_applied(Position(0, lsn), self._timeout(timeout_ms))
-        if write:
-            if parent is not None:
-                self._check_parent(parent)
-            return Transaction(self, db, parent, True, buffers, timeout_ms)
         if parent is not None:
             self._check_parent(parent)
-            reason = "Read-only child transactions require the LMDB 1.0 engine."
-            raise invalid_parameter(reason)
+            if not write:
+                raise invalid_parameter("Read-only child transactions require the LMDB 1.0 engine.")
+        if token is not None or linearizable:
+            engine = self.engine
+            deadline = engine.until(timeout_ms)
+            if token is not None:
+                engine.wait_applied(token.position, deadline)
+            if linearizable:
+                engine.wait_applied(Position(0, engine.read_index(deadline)), deadline)
+        if write:
+            return Transaction(self, db, parent, True, buffers, timeout_ms)
         return self._begin_read(db or self.main, None, False, buffers)
-
-    def _timeout(self, timeout_ms: int | None) -> int:
-        return self.engine.options.ack_timeout_ms if timeout_ms is None else timeout_ms
 
     def _check_parent(self, parent: object) -> None:
         if isinstance(parent, lmdb.Transaction):
@@ -182,7 +179,7 @@ class Environment:
         self.engine.writers.check_thread()
         result = self._create(name, flags)
         if result.token is not None:
-            self.engine.wait_applied(result.token.position, self._timeout(None))
+            self.engine.wait_applied(result.token.position, self.engine.until(None))
         return self._store.handle(name)
 
     def _create_in(self, txn: Transaction, name: bytes, flags: int) -> "lmdb._Database":
@@ -290,7 +287,7 @@ class Environment:
             raise OptionError("there is no token of that write: read what it would have changed")
         if timeout_ms and self._store.applied.tip.lsn < token.lsn:
             try:
-                self.engine.wait_applied(token.position, timeout_ms)
+                self.engine.wait_applied(token.position, self.engine.until(timeout_ms))
             except NoMasterError:
                 return "pending"
         applied = self._store.applied

@@ -1,6 +1,6 @@
-"""Authoritative reads: the LSN that a reader waits for, to see all that was acknowledged before it asked (R23).
+"""Reads that wait: for the LSN that holds all that was acknowledged before they asked (R23), and for its data.
 
-At the master a read-index round tells it. At a client the master is asked, again and again under the same
+At the master a read-index round tells the LSN. At a client the master is asked, again and again under the same
 number, so that a late answer counts as well as a prompt one: each is of a round that began after the reader.
 """
 
@@ -34,6 +34,41 @@ class Served(NamedTuple):
     deadline: Nanoseconds
     site: SiteId
     request: int
+
+
+class AppliedWait(NamedTuple):
+    """A reader that waits until the store has applied up to `lsn`."""
+
+    lsn: Lsn
+    deadline: Nanoseconds
+    done: "Future[None]"
+
+
+class AppliedWaits(list[AppliedWait]):
+    """Those readers. Used by the engine's thread only."""
+
+    @property
+    def deadline(self) -> Nanoseconds | None:
+        return min((wait.deadline for wait in self), default=None)
+
+    def settle(self, applied: Lsn) -> None:
+        """Answer who waits for no more than that."""
+        for wait in [wait for wait in self if wait.lsn <= applied]:
+            self.remove(wait)
+            wait.done.set_result(None)
+
+    def tick(self, now: Nanoseconds) -> None:
+        """Give up what is too late."""
+        for wait in [wait for wait in self if wait.deadline <= now]:
+            self.remove(wait)
+            late = f"record {wait.lsn} was not applied here in time: see `zrep status` for the lag"
+            wait.done.set_exception(NoMasterError(late))
+
+    def abandon(self, error: Exception) -> None:
+        """The site stops."""
+        for wait in self:
+            wait.done.set_exception(error)
+        self.clear()
 
 
 class Reads:

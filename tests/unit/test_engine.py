@@ -77,8 +77,8 @@ def test_a_closing_engine_answers_whoever_comes_late(tmp_path: Path) -> None:
         begun = threading.Barrier(5)
         asks: list[Callable[[zrep.Environment], object]] = [
             lambda env: env.put(b"a", b"1"),
-            lambda env: env.engine.wait_applied(Position(1, 1 << 40), 60_000),
-            lambda env: env.engine.read_index(60_000),
+            lambda env: env.engine.wait_applied(Position(1, 1 << 40), env.engine.until(60_000)),
+            lambda env: env.engine.read_index(env.engine.until(60_000)),
             lambda env: env.begin(write=True).commit(),
         ]
 
