@@ -95,16 +95,10 @@ def compare(
 
 def _options(durability: str, settings: Sequence[str]) -> dict[str, Any]:
     """Return all options of the sites, as JSON has them."""
-    from zrep.errors import OptionError
     from zrep.options import Options
 
-    pairs = dict(setting.partition("=")[::2] for setting in settings)
-    if "" in pairs.values():
-        raise OptionError("--set takes NAME=VALUE, for example --set heartbeat_ms=50")
-    base = Options.from_environ()
-    options = Options.from_mapping(
-        pairs, "--set", Options.from_mapping({"durability": durability}, "--durability", base)
-    )
+    base = Options.from_mapping({"durability": durability}, "--durability", Options.from_environ())
+    options = Options.from_settings(settings, "--set", base)
     return asdict(options) | {"ack_policy": options.ack_policy.value}
 
 

@@ -77,14 +77,10 @@ def node(
 
 def _options(config: Path | None, settings: list[str]) -> "Options":
     """Return the options of a node: `--set` over the environment over the file over the defaults."""
-    from zrep.errors import OptionError
     from zrep.options import Options
 
-    pairs = dict(setting.partition("=")[::2] for setting in settings)
-    if "" in pairs.values():
-        raise OptionError("--set takes NAME=VALUE, for example --set heartbeat_ms=50")
     base = Options.from_toml(config) if config else Options()
-    return Options.from_mapping(pairs, "--set", Options.from_environ(base=base))
+    return Options.from_settings(settings, "--set", Options.from_environ(base=base))
 
 
 def _tell(json: bool, change: "Event") -> None:

@@ -71,12 +71,12 @@ from zrep.errors import (
     UnknownOutcomeError,
     ZrepError,
 )
-from zrep.ids import DB_EID_BROADCAST, DB_EID_INVALID, DB_EID_MASTER, SELF_EID
+from zrep.ids import DB_EID_BROADCAST, DB_EID_INVALID, DB_EID_MASTER, SELF_EID, VERSION
 from zrep.options import AckPolicy, Options
 from zrep.site import Site, SiteInfo
 from zrep.transaction import Transaction
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "DB_EID_BROADCAST",

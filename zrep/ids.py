@@ -6,6 +6,9 @@ line of the protocol; the identities, which are only ever passed on, are types o
 
 from typing import NamedTuple, NewType, TypeAlias
 
+VERSION = "0.1.0"
+"""Which zrep this is."""
+
 Lsn: TypeAlias = int
 """Position of a record in the log: 1 for the first, +1 per record; 0 is "before the first"."""
 

@@ -6,7 +6,7 @@ milliseconds, sizes are bytes.
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from pathlib import Path
@@ -53,7 +53,7 @@ class Options:
     full_election_timeout_ms: int = _option(
         0, "On a cold boot, wait this long for all voters before a majority elects; 0: do not.", 0, 600_000
     )
-    quorum_timeout_ms: int = _option(1000, "A master that no majority answers for so long steps down.", 10, 600_000)
+    quorum_timeout_ms: int = _option(1000, "A master that no majority answers for this long steps down.", 10, 600_000)
     request_min_ms: int = _option(20, "First repeat of an unanswered request.", 1, 60_000)
     request_max_ms: int = _option(1280, "Longest pause between repeats of a request.", 1, 600_000)
     ack_timeout_ms: int = _option(3000, "How long a commit waits for its ack policy.", 1, 3_600_000)
@@ -65,7 +65,10 @@ class Options:
     limit_bytes: int = _option(10 * MIB, "Most bytes served per request, then MORE.", 4 * KIB, 1 * GIB)
     record_bytes: int = _option(32 * MIB, "Largest record, and so the largest transaction.", 64 * KIB, 32 * MIB)
     inqueue_bytes: int = _option(
-        100 * MIB, "Most bytes of writes that are queued and not answered; who brings more waits.", 64 * KIB, 1 << 50
+        100 * MIB,
+        "Most bytes of writes queued and not answered yet; beyond it whoever brings more waits.",
+        64 * KIB,
+        1 << 50,
     )
     segment_bytes: int = _option(64 * MIB, "Size at which a log segment ends.", 4 * KIB, 4 * GIB)
     retain_bytes: int = _option(0, "Log kept beyond what the group needs; 0: keep all of it.", 0, 1 << 50)
@@ -126,6 +129,14 @@ class Options:
         names = {f"ZREP_{item.name.upper()}": item.name for item in fields(cls)}
         values = {names[key]: value for key, value in environ.items() if key in names}
         return cls.from_mapping(values, "environment", base)
+
+    @classmethod
+    def from_settings(cls, settings: Iterable[str], source: str, base: "Options | None" = None) -> "Options":
+        """Take `NAME=VALUE` strings, as a command line has them. Raises OptionError, naming `source`."""
+        values = dict(setting.partition("=")[::2] for setting in settings)
+        if "" in values.values():
+            raise OptionError(f"{source} takes NAME=VALUE, for example {source} heartbeat_ms=50")
+        return cls.from_mapping(values, source, base)
 
 
 def _convert(default: Any, value: Any, where: str) -> Any:

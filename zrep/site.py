@@ -18,7 +18,7 @@ from zrep.engine import Engine
 from zrep.environment import Environment
 from zrep.errors import JoinFailedError, NoMasterError, OptionError, ZrepError
 from zrep.events import ConnectEstd, ConnectTryFailed, Event, JoinFailure
-from zrep.ids import SiteId
+from zrep.ids import VERSION, SiteId
 from zrep.opening import Opened
 from zrep.options import MILLISECOND, Options
 from zrep.records import Member
@@ -28,7 +28,6 @@ from zrep.service import serve, status
 if TYPE_CHECKING:
     import zmq
 
-SOFTWARE = "zrep 0.1.0"
 JOIN_TIMEOUT_MS = 10_000
 KNOWN_TIMEOUT_MS = 1000
 """How long a member that was told to join again listens for a refusal before it starts all the same."""
@@ -140,7 +139,7 @@ class Site:
             rng=rng,
             context=self._context,
             socket_hook=self._socket_hook,
-            software=SOFTWARE,
+            software=f"zrep {VERSION}",
         )
         try:
             if self._create:
