@@ -17,7 +17,7 @@ from tests.shim import MEMORY
 from tests.shim.powercut import PowerCuts
 from tests.shim.script import SEGMENT, Step, script
 from zrep.errors import DamagedLogError
-from zrep.storage import frames, log, meta
+from zrep.storage import frames, log, sealed
 from zrep.storage.home import Home
 from zrep.storage.log import SegmentedLog
 from zrep.storage.segment import Segment
@@ -131,7 +131,7 @@ PLANTED: dict[str, tuple[object, str, Callable[..., object]]] = {
     "the log is not flushed": (Segment, "flush", nothing),
     "a cut is not flushed before new frames": (Segment, "erase", erase_at_leisure),
     "a new segment's name is not flushed": (log, "sync_directory", nothing),
-    "the meta file's name is not flushed": (meta, "sync_directory", nothing),
+    "the meta file's name is not flushed": (sealed, "sync_directory", nothing),
     "a torn tail counts as damage": (frames, "is_torn", lambda rest, offset: False),
 }
 

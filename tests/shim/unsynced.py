@@ -22,7 +22,7 @@ from zrep import codec
 from zrep.ids import SiteId
 from zrep.options import MIB, Options
 from zrep.records import Kind, Op, Record, Tip, Txn, make_record
-from zrep.storage import checkpoint
+from zrep.storage import checkpoint, sealed
 from zrep.storage.checkpoint import Checkpoints, Snapshot
 from zrep.storage.files import write_at
 from zrep.storage.store import Store
@@ -210,7 +210,7 @@ BUGS = {
     "flush-skipped": Bug(Checkpoints, "secure", _not_flushed),
     "saved-before-the-flush": Bug(Checkpoints, "secure", _saved_first),
     "one-meta-slot-restored": Bug(checkpoint, "restore", _one_slot),
-    "name-not-flushed": Bug(checkpoint, "sync_directory", _nothing),
+    "name-not-flushed": Bug(sealed, "sync_directory", _nothing),
     "no-checkpoint-before-the-first-write": Bug(Checkpoints, "ensure", _nothing),
     "a-larger-map-loses-the-pin": Bug(Checkpoints, "unpin", _nothing),
 }

@@ -17,9 +17,9 @@ from typing import Any
 
 from tests.shim.script import OPTIONS, SEGMENT, Step, script
 from zrep.errors import DiskFullError, StorageError
+from zrep.storage import sealed
 from zrep.storage.home import Home
 from zrep.storage.log import SegmentedLog
-from zrep.storage.meta import DiskMeta
 from zrep.storage.segment import Segment
 from zrep.storage.store import Store
 
@@ -95,9 +95,9 @@ def _flush_later(log: SegmentedLog) -> None:
         _flush(log)
 
 
-def _write_in_place(meta: DiskMeta, data: bytes) -> None:
-    meta.path.write_bytes(data)
-    meta._temporary.write_bytes(data)
+def _write_in_place(temporary: Path, data: bytes) -> None:
+    temporary.with_suffix("").write_bytes(data)
+    temporary.write_bytes(data)
 
 
 def _flush_hopefully(segment: Segment) -> None:
@@ -106,9 +106,9 @@ def _flush_hopefully(segment: Segment) -> None:
 
 
 _flush = SegmentedLog.flush
-BUGS: dict[str, tuple[type, str, Callable[..., None]]] = {
+BUGS: dict[str, tuple[Any, str, Callable[..., None]]] = {
     "ack-before-flush": (SegmentedLog, "flush", _flush_later),
-    "meta-in-place": (DiskMeta, "_write_temporary", _write_in_place),
+    "meta-in-place": (sealed, "_write", _write_in_place),
     "failed-flush-ignored": (Segment, "flush", _flush_hopefully),
 }
 

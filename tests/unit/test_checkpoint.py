@@ -16,7 +16,7 @@ from zrep import codec, engine
 from zrep.errors import DiskFullError, StorageError
 from zrep.options import MIB, MILLISECOND, Options
 from zrep.records import Config, Kind, Member, Op, Tip
-from zrep.storage import checkpoint, home
+from zrep.storage import checkpoint, home, sealed
 from zrep.storage.store import Store
 
 LATER = (checkpoint.INTERVAL_MS + 1) * MILLISECOND
@@ -185,7 +185,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(store: Store, monkeypatch: pyt
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "write_at", full)
+        patch.setattr(sealed, "write_at", full)
         with pytest.raises(DiskFullError, match="no space to save"):
             store.checkpoints.take(store.applied.tip)
         taken(store, 0)

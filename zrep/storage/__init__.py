@@ -1,7 +1,7 @@
 """The disk. Implements `zrep.ports`.
 
 home        the directory: its lock, its identity, where everything in it stands
-meta        promise and vote, saved whole
+meta        promise and vote, saved whole; by `sealed`, as is a checkpoint
 log         the records, over `segment` (one file) and `frames` (how a record stands in it)
 store       the LMDB environment, the image of the log's permanent prefix
   image     a write transaction that carries it from one prefix to a longer one; `sessions`, `catalogue`

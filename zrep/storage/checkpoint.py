@@ -25,12 +25,11 @@ replayed, others decide.
 import logging
 import os
 import shutil
+import struct
 import threading
-import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from struct import Struct
 from typing import NamedTuple
 
 import lmdb
@@ -39,7 +38,8 @@ from zrep.errors import DiskFullError, StorageError, ZrepError, invariant
 from zrep.ids import Nanoseconds
 from zrep.options import MIB, MILLISECOND
 from zrep.records import Tip
-from zrep.storage.files import DISK_FULL, boot_id, read_at, sync_directory, write_at
+from zrep.storage import sealed
+from zrep.storage.files import boot_id, read_at, sync_directory, write_at
 from zrep.storage.writeout import write_out
 
 FORMAT = 1
@@ -53,10 +53,8 @@ BYTES = 32 * MIB
 """How much may be written until the next. Pages freed since the last two are not reused: the file grows by these."""
 
 _MAGIC = b"ZREPCKPT"
-_HEADER = Struct("<8sIII")
-_FACTS = Struct("<32s?QQQI")
-_LIMIT = 1 << 20
-_TXNID = Struct("=Q")
+_FACTS = struct.Struct("<32s?QQQI")
+_TXNID = struct.Struct("=Q")
 _TXNID_AT = 144
 """Where LMDB 0.9 has the transaction's number in a meta page: after the page's header and the rest of MDB_meta."""
 
@@ -327,43 +325,18 @@ def forget(store: Path) -> None:
 def load(path: Path) -> Snapshot | None:
     """Read a checkpoint; None if there is none. Raises StorageError for another format, DamagedStoreError."""
     try:
-        with path.open("rb") as file:
-            data = file.read(_LIMIT)
-    except FileNotFoundError:
-        return None
-    if len(data) >= _HEADER.size + _FACTS.size:
-        magic, version, length, crc = _HEADER.unpack_from(data)
-        payload = data[_HEADER.size :]
-        if magic == _MAGIC and version != FORMAT:
-            raise StorageError(
-                f"{path} has format {version} and this zrep reads format {FORMAT}: "
-                "open the home with the zrep that wrote it, or a newer one"
-            )
-        if magic == _MAGIC and length == len(payload) and crc == zlib.crc32(payload, version):
-            boot, clean, nbytes, *tip = _FACTS.unpack_from(payload)
-            name = boot.rstrip(b"\0").decode("ascii", "replace")
-            return Snapshot(name, nbytes, Tip(*tip), payload[_FACTS.size :], clean)
-    raise DamagedStoreError(f"{path} is damaged, and what the store was cannot be told")
+        payload = sealed.load(path, _MAGIC, FORMAT)
+        if payload is None:
+            return None
+        boot, clean, nbytes, *tip = _FACTS.unpack_from(payload)
+    except (sealed.DamagedFileError, struct.error):
+        raise DamagedStoreError(f"{path} is damaged, and what the store was cannot be told") from None
+    name = boot.rstrip(b"\0").decode("ascii", "replace")
+    return Snapshot(name, nbytes, Tip(*tip), payload[_FACTS.size :], clean)
 
 
 def save(path: Path, snapshot: Snapshot) -> None:
     """Replace the checkpoint. Raises DiskFullError when nothing changed for lack of space, OSError else."""
     boot = snapshot.boot.encode("ascii")
-    payload = _FACTS.pack(boot, snapshot.clean, snapshot.nbytes, *snapshot.tip) + snapshot.page
-    data = _HEADER.pack(_MAGIC, FORMAT, len(payload), zlib.crc32(payload, FORMAT)) + payload
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            write_at(fd, data, 0)
-            os.fdatasync(fd)
-        finally:
-            os.close(fd)
-    except OSError as error:
-        with suppress(OSError):
-            os.unlink(temporary)
-        if error.errno in DISK_FULL:
-            raise DiskFullError(f"no space to save {path}: free some, nothing was lost") from error
-        raise
-    os.rename(temporary, path)
-    sync_directory(path.parent)
+    facts = _FACTS.pack(boot, snapshot.clean, snapshot.nbytes, *snapshot.tip)
+    sealed.save(path, _MAGIC, FORMAT, facts + snapshot.page)
