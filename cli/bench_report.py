@@ -141,5 +141,5 @@ def load(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise OptionError(f"cannot read a result from {path}: {error}") from None
     if not isinstance(report, dict) or report.get("format") != FORMAT or not isinstance(report.get("results"), list):
-        raise OptionError(f"{path} is no result of this version: `zrep bench --json > FILE` makes one")
+        raise OptionError(f"{path} is not a result of this version: `zrep bench --json > FILE` makes one")
     return report

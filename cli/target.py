@@ -34,7 +34,7 @@ def connect(addresses: list[str] | None, home: Path | None, timeout_ms: int, *, 
     elif not addresses:
         addresses = os.environ.get("ZREP_CONNECT", "").replace(",", " ").split()
     if not addresses:
-        raise OptionError("whom to talk to is not said: give -C URI or -H DIR, or set ZREP_CONNECT")
+        raise OptionError("no site is named to talk to: give -C URI or -H DIR, or set ZREP_CONNECT")
     return zrep.connect(*addresses, timeout_ms=timeout_ms, roam=roam and home is None)
 
 

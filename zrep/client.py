@@ -122,7 +122,7 @@ class Client:
         """Return the value of a key, or None. Raises NoMasterError when no site answers in time."""
         result = self._read("get", (db, key), timeout_ms)
         if result is not None and type(result) is not bytes:
-            raise ProtocolError("the site's answer is no value: is it a zrep of another version?")
+            raise ProtocolError("the site's answer is not a value: is it a zrep of another version?")
         return result
 
     def put(self, key: bytes, value: bytes, db: bytes | None = None, *, timeout_ms: int | None = None) -> CommitResult:
@@ -163,7 +163,7 @@ class Client:
         while page := self._read("scan", (db, prefix, after, SCAN_PAGE), timeout_ms):
             for pair in page:
                 if type(pair) is not tuple or len(pair) != 2 or {type(item) for item in pair} != {bytes}:
-                    raise ProtocolError("the site's answer is no page of pairs: is it a zrep of another version?")
+                    raise ProtocolError("the site's answer is not a page of pairs: is it a zrep of another version?")
                 yield pair
             after = page[-1][0]
 
@@ -171,7 +171,7 @@ class Client:
         """Return what the site that answers first knows of itself and the group, as plain values."""
         result = self._read("status", (), timeout_ms)
         if type(result) is not dict:
-            raise ProtocolError("the site's answer is no status: is it a zrep of another version?")
+            raise ProtocolError("the site's answer is not a status: is it a zrep of another version?")
         return result
 
     def close(self) -> None:

@@ -145,7 +145,7 @@ class Engine:
         self._config = replica.config
         self._flush_as_configured()
         self._followed: tuple[Gen, Role, bool] = (0, Role.CLIENT, False)
-        """Whose turn it was at the last `_advance`: the gen, our part in it, and whether its master is heard."""
+        """What the last `_advance` acted on: the gen, our part in it, and whether its master is heard."""
 
     # Life.
 

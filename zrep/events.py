@@ -194,7 +194,7 @@ class QuorumLost(Event):
 
 @dataclass(frozen=True, slots=True)
 class InqueueFull(Event):
-    """As much is queued to be written as may be (inqueue_bytes): who brings more waits.
+    """The queue of writes is full (`inqueue_bytes`): whoever brings more waits.
 
     Told again only after it has fallen below 85 %.
     """

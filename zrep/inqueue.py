@@ -36,7 +36,7 @@ class Inqueue:
 
     def __init__(self, limit: int, filled: Callable[[], None]) -> None:
         self.full = False
-        """Whether who comes waits."""
+        """Whether whoever comes has to wait."""
         self._limit: float = limit
         self._filled = filled
         self._lock = threading.RLock()

@@ -138,7 +138,7 @@ class Wait(Ticket):
 
 
 class Returning(set[Wait]):
-    """Who was answered and has not run since. Added is whoever's thread is about to be woken."""
+    """Who was answered and has not run since. A wait is added just before its thread is woken."""
 
     def __init__(self, complete: Callable[[], None]) -> None:
         """`complete` is called when nobody is waited for any more, mostly by the last one back, on its thread."""

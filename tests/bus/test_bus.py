@@ -188,7 +188,7 @@ def test_a_removed_site_is_dropped(net: Net) -> None:
     net.members()
     net.until_connected()
     net.members(A, B)
-    net.until(lambda: Disconnected(C, "it is no member any more") in net.seen[A])
+    net.until(lambda: Disconnected(C, "it is not a member any more") in net.seen[A])
     assert not a.send(message(a, A, C))
     assert a.connected() == {B}
 

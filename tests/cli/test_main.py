@@ -46,7 +46,7 @@ def test_an_error_has_an_exit_code_and_a_sentence(error: type[Exception], code: 
         (("fly",), "zrep: No such command 'fly': see `zrep --help`"),
         (("put", "IBM"), "zrep: Missing argument 'VALUE': see `zrep put --help`"),
         (("cluster", "start", "0", "d"), "zrep: Invalid value for 'N': "),
-        (("get", "IBM"), "zrep: whom to talk to is not said: give -C URI or -H DIR, or set ZREP_CONNECT"),
+        (("get", "IBM"), "zrep: no site is named to talk to: give -C URI or -H DIR, or set ZREP_CONNECT"),
         (("get", "IBM", "-C", "tcp://127.0.0.1:1", "-H", "d"), "zrep: -C and -H both say whom to talk to"),
         (("get", "IBM", "-C", "carrier-pigeon://roof"), "zrep: "),
         (("status", "-H", "nowhere"), "zrep: no site runs in nowhere: start one with `zrep node nowhere --bind URI`"),

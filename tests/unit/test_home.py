@@ -99,7 +99,7 @@ def test_what_cannot_be_a_home_is_refused_in_a_sentence(tmp_path: Path) -> None:
     for path, error, sentence in [
         (file, OptionError, "is a file: a home is a directory"),
         (file / "below", OptionError, "lies below a file"),
-        (other, OptionError, "holds other files and is no zrep home"),
+        (other, OptionError, "holds other files and is not a zrep home"),
     ]:
         with pytest.raises(error, match=sentence):
             opened(path)

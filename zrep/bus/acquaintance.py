@@ -121,7 +121,7 @@ class Acquaintance:
                 self._seeds.remove(seed)
             for peer in [peer for peer in self._peers.values() if peer.site not in listed]:
                 if peer.listed or peer.seeded:
-                    self._drop(peer, "it is no member any more")
+                    self._drop(peer, "it is not a member any more")
 
     def _at(self, endpoints: Sequence[Endpoint]) -> Addresses:
         return Addresses(endpoints, self._lookup)
@@ -372,7 +372,7 @@ class Acquaintance:
             elif not dial.failing and not dial.greeted:
                 dial.failing = True
                 refused = event != zmq.EVENT_CONNECT_RETRIED
-                reason = "what listens there is no zrep site, or refuses us" if refused else "nobody answers there"
+                reason = "what listens there is not a zrep site, or refuses us" if refused else "nobody answers there"
                 self._tell(ConnectFailed(str(dial.addresses.endpoints[0]), reason))
             if dial.link is not link:
                 break

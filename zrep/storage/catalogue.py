@@ -17,10 +17,11 @@ import struct
 from collections import deque
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import lmdb
 
-from zrep.storage.failures import databases_full
+from zrep.storage.failures import databases_full, not_found
 
 REVERSE_KEY, DUPSORT, INTEGER_KEY, DUPFIXED, INTEGER_DUP = 0x02, 0x04, 0x08, 0x10, 0x20
 """LMDB's own bits, as CREATE_DB records carry them."""
@@ -39,6 +40,8 @@ _BITS = {
     "integerdup": INTEGER_DUP,
     "dupfixed": DUPFIXED,
 }
+BOOKKEEPING, INDEX, MAIN = b"__zrep", b"__zrep.dbs", b"__zrep.main"
+"""The LMDB databases that are no slots: see `store`."""
 _PREFIX = b"__zrep."
 _NUMBER = struct.Struct("<I")
 
@@ -64,6 +67,12 @@ def slot_number(name: bytes) -> int | None:
     return int(digits) if digits != name and digits.isdigit() else None
 
 
+def read_index(txn: "lmdb.Transaction[Any]", index: "lmdb._Database") -> dict[bytes, int]:
+    """Return the number of each user database's slot, by its name."""
+    with txn.cursor(index) as cursor:
+        return {bytes(name): _NUMBER.unpack(number)[0] for name, number in cursor}
+
+
 KINDS = tuple(sorted({flag_bits({name: bool(bits & bit) for name, bit in _BITS.items()}) for bits in range(64)}))
 """Every combination of flags that a database can have."""
 
@@ -80,6 +89,13 @@ class Catalogue:
         """Those whose keys are bytes, in order, with one value each."""
         self.names = {id(handle): name for name, handle in handles.items()}
         """By handle's identity: LMDB's handles live as long as the environment, and cannot be hashed safely."""
+
+    def handle(self, name: bytes | None) -> "lmdb._Database":
+        """Return the handle of a database. Raises lmdb.NotFoundError."""
+        try:
+            return self.handles[name]
+        except KeyError:
+            raise not_found(name) from None
 
     def with_database(self, name: bytes, handle: "lmdb._Database") -> "Catalogue":
         return Catalogue({**self.handles, name: handle})
@@ -99,8 +115,8 @@ class Slots:
         """Open everything there is. `txn` writes, and is the only transaction at this moment."""
         self.env = env
         self.root = env.open_db(None, txn=txn)
-        self.index = env.open_db(b"__zrep.dbs", txn=txn)
-        self.main = env.open_db(b"__zrep.main", txn=txn)
+        self.index = env.open_db(INDEX, txn=txn)
+        self.main = env.open_db(MAIN, txn=txn)
         self._handles: dict[int, lmdb._Database] = {}
         self._numbers: dict[int, int] = {}
         self._flags: dict[int, int] = {}
@@ -115,8 +131,7 @@ class Slots:
     def load(self, txn: "lmdb.Transaction") -> Catalogue:
         """Return the catalogue as `txn` sees it."""
         handles: dict[bytes | None, lmdb._Database] = {None: self.main}
-        with txn.cursor(self.index) as cursor:
-            handles.update((bytes(name), self._handles[_NUMBER.unpack(number)[0]]) for name, number in cursor)
+        handles.update((name, self._handles[number]) for name, number in read_index(txn, self.index).items())
         return Catalogue(handles)
 
     def assign(self, txn: "lmdb.Transaction", catalogue: Catalogue, name: bytes, handle: "lmdb._Database") -> Catalogue:

@@ -145,7 +145,7 @@ class Home:
     def _take_lock(self) -> int | None:
         names = set(os.listdir(self.path))
         if "site.meta" not in names and not names <= _OURS:
-            raise OptionError(f"{self.path} holds other files and is no zrep home: give an empty or new directory")
+            raise OptionError(f"{self.path} holds other files and is not a zrep home: give an empty or new directory")
         fd = os.open(self.path / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -18,7 +18,6 @@ from zrep.errors import StorageError
 from zrep.options import MIB
 from zrep.ports import Applied
 from zrep.storage.catalogue import DUPSORT, Catalogue, flag_bits
-from zrep.storage.failures import not_found
 from zrep.storage.reader import StoreReader
 from zrep.storage.store import ENGINE, Store
 
@@ -60,10 +59,7 @@ class PlainReader:
         return Applied()
 
     def handle(self, name: bytes | None) -> "lmdb._Database":
-        try:
-            return self.catalogue.handles[name]
-        except KeyError:
-            raise not_found(name) from None
+        return self.catalogue.handle(name)
 
     def databases(self) -> Iterator[Database]:
         """Return every database with its pairs, in order; those of the main one without the others' names."""

@@ -13,8 +13,8 @@ from zrep import codec
 from zrep.errors import OptionError, StorageError
 from zrep.ports import Applied
 from zrep.storage import checkpoint
-from zrep.storage.catalogue import Catalogue, slot_name, slot_number
-from zrep.storage.failures import missing, not_found
+from zrep.storage.catalogue import BOOKKEEPING, INDEX, MAIN, Catalogue, read_index, slot_name, slot_number
+from zrep.storage.failures import missing
 from zrep.storage.image import APPLIED
 from zrep.storage.meta import DiskMeta
 from zrep.storage.store import ENGINE, MAX_DBS
@@ -29,15 +29,15 @@ class StoreReader:
             raise missing(str(path))
         meta = DiskMeta(path / "site.meta").load()
         if meta is None:
-            raise OptionError(f"{path} is no zrep home: open it without readonly to make it one")
+            raise OptionError(f"{path} is not a zrep home: open it without readonly to make it one")
         data = path / f"state-{meta.state}" / "data"
         if not checkpoint.believed(checkpoint.load(checkpoint.path_of(data))):
             raise StorageError(f"{path} was open when the operating system stopped: start its site once, then read it")
         try:
             self.env = lmdb.open(str(data), readonly=True, max_dbs=MAX_DBS, create=False, **ENGINE)
-            self.main = self.env.open_db(b"__zrep.main", create=False)
-            self._bookkeeping = self.env.open_db(b"__zrep", create=False)
-            self._index = self.env.open_db(b"__zrep.dbs", create=False)
+            self.main = self.env.open_db(MAIN, create=False)
+            self._bookkeeping = self.env.open_db(BOOKKEEPING, create=False)
+            self._index = self.env.open_db(INDEX, create=False)
         except lmdb.Error as error:
             raise StorageError(f"{data} cannot be read: {error}") from None
         self._handles: dict[int, lmdb._Database] = {}
@@ -66,8 +66,7 @@ class StoreReader:
 
     def load(self, txn: "lmdb.Transaction[Any]") -> Catalogue:
         """Return the catalogue as `txn` sees it."""
-        with txn.cursor(self._index) as cursor:
-            numbers = {bytes(name): int.from_bytes(number, "little") for name, number in cursor}
+        numbers = read_index(txn, self._index)
         if not self._handles.keys() >= set(numbers.values()):
             self._open_slots()
         handles: dict[bytes | None, lmdb._Database] = {None: self.main}
@@ -76,10 +75,7 @@ class StoreReader:
 
     def handle(self, name: bytes | None) -> "lmdb._Database":
         """Return the handle of a user database. Raises lmdb.NotFoundError."""
-        try:
-            return self.catalogue.handles[name]
-        except KeyError:
-            raise not_found(name) from None
+        return self.catalogue.handle(name)
 
     @property
     def store(self) -> "StoreReader":

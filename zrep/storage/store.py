@@ -31,9 +31,8 @@ from zrep.options import MIB, Options
 from zrep.ports import Applied
 from zrep.records import Record, Tip, Txn
 from zrep.storage import checkpoint
-from zrep.storage.catalogue import Catalogue, Slots, flag_bits
+from zrep.storage.catalogue import BOOKKEEPING, Catalogue, Slots, flag_bits
 from zrep.storage.checkpoint import Checkpoints, DamagedStoreError
-from zrep.storage.failures import not_found
 from zrep.storage.files import sync_directory
 from zrep.storage.image import APPLIED, Image
 
@@ -67,7 +66,7 @@ class Store:
         self.env = _open(path, options)
         self.env.reader_check()
         with self.translating():
-            self.bookkeeping = self.env.open_db(b"__zrep", create=False)  # writes nothing
+            self.bookkeeping = self.env.open_db(BOOKKEEPING, create=False)  # writes nothing
             with self.env.begin() as txn:
                 written = txn.get(APPLIED, db=self.bookkeeping)
         self.sessions_until_ms = 0
@@ -216,10 +215,7 @@ class Store:
 
     def handle(self, name: bytes | None) -> "lmdb._Database":
         """Return the handle of a user database. Raises lmdb.NotFoundError."""
-        try:
-            return self.catalogue.handles[name]
-        except KeyError:
-            raise not_found(name) from None
+        return self.catalogue.handle(name)
 
     def digest(self) -> str:
         """Return a hash over all user databases. Equal applied LSNs have equal digests (I17)."""
@@ -303,7 +299,7 @@ def _create(path: Path, options: Options) -> None:
     env = _open(fresh, options)
     with env.begin(write=True) as txn:
         Slots(env, txn)
-        env.open_db(b"__zrep", txn=txn)
+        env.open_db(BOOKKEEPING, txn=txn)
     env.sync(True)
     env.close()
     fresh.rename(path)
