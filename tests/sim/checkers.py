@@ -82,9 +82,11 @@ class Checkers:
         return configs[-1][1].voters if configs else ()
 
     def _permanent(self, host: "Host", lsn: Lsn) -> bool:
-        """Tell whether `lsn` is permanent. A master that says so settles what it might have withdrawn."""
-        if lsn > self.truth.end and host.reigns:
-            self.truth.grow(host, host.process.gen, self._reigns[host.process.gen].voters)
+        """Tell whether `lsn` is permanent. A master that says so settles what it might have withdrawn up to there."""
+        reign = self._reigns.get(host.process.gen)
+        if lsn > self.truth.end and reign is not None and reign.site == host.site:
+            settled = lsn if lsn < reign.promotion else host.disk.log.durable
+            self.truth.grow(host, host.process.gen, reign.voters, settled)
         return lsn <= self.truth.end
 
     # A process's life.
@@ -194,7 +196,8 @@ class Checkers:
         replica, truth = host.replica, self.truth
         if replica is not None and lsn < replica.perm:
             violated("I8: no cut at or below perm", site=host.site, lsn=lsn, perm=replica.perm)
-        if lsn < truth.end and host.disk.log.chain(lsn + 1) == truth.chain(lsn + 1):
+        founders = lsn == 0 and host.disk.log.tip.gen == 0  # of no reign, so of nobody's history: it comes back
+        if lsn < truth.end and host.disk.log.chain(lsn + 1) == truth.chain(lsn + 1) and not founders:
             violated("I8: nothing permanent is cut", site=host.site, lsn=lsn, truth=truth.end)
         configs = self._seen[host.site].configs
         while configs and configs[-1][0] > lsn:

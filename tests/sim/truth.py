@@ -47,12 +47,12 @@ class Truth:
         held = self._held.setdefault(last.gen, {})
         held[site] = max(last.lsn, held.get(site, 0))
 
-    def grow(self, host: "Host", gen: Gen, voters: tuple[SiteId, ...]) -> bool:
-        """Tell whether more of `gen` is permanent than before; it is in the log of `host`."""
+    def grow(self, host: "Host", gen: Gen, voters: tuple[SiteId, ...], most: Lsn | None = None) -> bool:
+        """Tell whether more of `gen` is permanent than before, up to `most`; it is in the log of `host`."""
         held = self._held.get(gen, {})
         counted = sorted(held.get(site, 0) for site in voters)
         permanent = counted[len(counted) - majority(len(counted))] if counted else 0
-        permanent = min(permanent, host.disk.log.durable)
+        permanent = min(permanent, host.disk.log.durable if most is None else most)
         if permanent <= self.end:
             return False
         self._extend(host, gen, permanent)

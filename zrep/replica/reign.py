@@ -318,11 +318,14 @@ class Reigning:
 
         The promotion is in force but cannot become permanent without the second voter. A new reign under
         the old configuration, whose one voter we are, cuts it. The second voter, if it ever got the
-        record, cannot win without our vote, and our log is now the better one (R8).
+        record, cannot win without our vote, and our log is now the better one (R8). Only in the reign that
+        made it: in a later one the second may have reigned in between, and made more permanent than we know.
         """
         state = self.state
         previous = state.previous_config
         if previous is None or previous.voters != (state.site,) or state.config_lsn <= state.perm:
+            return False
+        if state.history.gen_at(state.config_lsn) != state.gen:
             return False
         egen: Gen = state.meta.promise + 1
         state.promise(egen, state.site)
