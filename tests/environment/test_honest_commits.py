@@ -1,6 +1,7 @@
 """What callers are told by three real sites, with all of them there, one stopped, or the cables pulled."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 import zrep
 from tests.environment.sites import DEADLINE_S, QUICK, Sites, eventually
 from zrep.options import AckPolicy, Options
+from zrep.tickets import Awaited
 
 PATIENT = replace(QUICK, election_timeout_ms=60_000, quorum_timeout_ms=60_000)
 """Nobody campaigns or steps down while a test has cables pulled."""
@@ -241,6 +243,24 @@ def test_a_forwarded_write_and_a_remote_one_say_whether_they_are_permanent(tmp_p
         assert sites.all[1].env.write(batch(b"k"), acks=AckPolicy.QUORUM).perm
         with zrep.connect(f"ipc://{sites.homes[0]}/site.sock") as client:
             assert not client.put(b"k", b"1").perm
+
+
+def test_a_write_is_not_repeated_by_a_clock_that_is_set(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+    """R25: a master whose clock was wrong by a day still knows which requests it has run."""
+    engine = sites.all[0].env.engine
+
+    def ask(value: bytes) -> object:
+        ticket = Awaited(AckPolicy.QUORUM, engine.until(LONG_MS))
+        engine.call(lambda: engine.run(batch(b"k", value), "session", 1, ticket))
+        return ticket.future.result(DEADLINE_S).token
+
+    first = ask(b"old")
+    sites.all[0].env.put(b"k", b"new")
+    real = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: real() + 86_400 * 10**9)
+    sites.all[0].env.put(b"other", b"1")
+    assert ask(b"old") == first
+    assert sites.all[0].env.get(b"k") == b"new"
 
 
 def test_a_forwarded_write_outlives_its_master_once(sites: Sites) -> None:

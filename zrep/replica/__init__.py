@@ -12,4 +12,5 @@ acks        who holds what, and what is therefore permanent
 membership  which configuration comes next (R4, R20)
 serving     what other sites ask of our log
 timers      deadlines by name
+clock       the time that a record carries (R25)
 """

@@ -80,7 +80,7 @@ def found(
     """
     config = membership.founding(meta.site, endpoints, publish, priority, options.durability)
     if log.tip.lsn == 0:
-        log.append(make_record(log.tip, 0, wall_ms, Kind.CONFIG, codec.encode_config(config)))
+        log.append(make_record(log.tip, 0, max(wall_ms, 0), Kind.CONFIG, codec.encode_config(config)))
     return meta._replace(group=group)
 
 
@@ -314,7 +314,7 @@ class Replica:
 
     @wall_ms.setter
     def wall_ms(self, value: int) -> None:
-        """Set the wall clock, in ms since 1970; only records' times use it."""
+        """Set the wall clock, in ms since 1970; only the log's clock follows it."""
         self.state.wall_ms = value
 
     def tick(self, now: Nanoseconds, drained: bool) -> None:

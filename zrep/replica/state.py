@@ -14,6 +14,7 @@ from zrep.messages import TYPE_OF, Flag, Message
 from zrep.options import MILLISECOND, Options
 from zrep.ports import Applied, Log, Meta, records_from
 from zrep.records import Config, History, Kind, Record, Reign, make_record
+from zrep.replica.clock import LogClock
 from zrep.replica.effects import EARLY, Effects
 from zrep.replica.rules import Role, check_leaving
 from zrep.replica.timers import Timers
@@ -74,6 +75,7 @@ class State:
         self._configs: list[tuple[Lsn, Config]] = [(0, applied.config)]
         self.config = applied.config
         """The configuration in force: the newest in the log (R20)."""
+        self.clock = LogClock(now)
         self.timers = Timers()
         self.effects = Effects()
         self._replay_log()
@@ -125,13 +127,14 @@ class State:
     def append_own(self, kind: Kind, payload: bytes) -> Record:
         """Append a record of this master's own gen."""
         invariant(self.role is Role.MASTER, "only a master makes records", role=self.role)
-        record = make_record(self.log.tip, self.gen, self.wall_ms, kind, payload)
+        record = make_record(self.log.tip, self.gen, self.clock.read(self.now, self.wall_ms), kind, payload)
         self.append(record)
         return record
 
     def append(self, record: Record) -> None:
         """Append a record that follows the tip, and take in what it says of reigns and members."""
         self.log.append(record)
+        self.clock.hear(record.time_ms, self.now)
         self._take_in(record)
 
     def cut(self, lsn: Lsn) -> None:
@@ -176,7 +179,9 @@ class State:
             self.notify(SiteRemoved(site))
 
     def _replay_log(self) -> None:
-        """Take in the reigns and configurations of the records that the store does not cover."""
+        """Take in the last record's time, and the reigns and configurations that the store does not cover."""
+        for record in self.log.read(self.log.tip.lsn, self.log.tip.lsn, 0):
+            self.clock.hear(record.time_ms, self.now)
         for record in records_from(self.log, self.perm + 1):
             self._take_in(record)
         self.effects.events.clear()

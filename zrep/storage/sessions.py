@@ -3,7 +3,7 @@
 A session numbers its requests 1, 2, 3 …; the next number is used when the one before has taken effect,
 and a request that conflicted or was not applied leaves its number to the next. So one entry per session
 tells for every number whether it may run. Entries expire by the records' own times, which are the same
-everywhere: every site forgets the same ones at the same record.
+everywhere and never jump (`replica.clock`): every site forgets the same ones at the same record.
 
     s ‖ session            → seq, gen, lsn, time of the request
     t ‖ time ‖ session     → nothing: entries in the order in which they expire
@@ -19,7 +19,7 @@ from zrep.ids import Position
 from zrep.records import Record
 
 KEPT_MS = 3_600_000
-"""An entry lives for an hour of records' time: ten times as long as a request is sent again (`REPEATED_MS`)."""
+"""An entry lives for an hour of the log's clock: ten times as long as a request is sent again (`REPEATED_MS`)."""
 NEVER = 1 << 64
 
 _ENTRY = struct.Struct("<QQQQ")
