@@ -19,7 +19,7 @@ from zrep.ids import Egen, Lsn, Nanoseconds, Position, SiteId, majority
 from zrep.messages import Ack, Message, Sync, Type, Vote1
 from zrep.ports import Meta
 from zrep.records import Config, History, Record, Reign, Tip
-from zrep.replica import acks, election, following, inflow, reign, rules, state
+from zrep.replica import acks, election, following, inflow, membership, reign, rules, state
 from zrep.replica.replica import Replica
 from zrep.replica.rules import SUCCESS, Gate, Result, Role, Rule
 
@@ -279,6 +279,17 @@ def cut_goes_below_perm(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(state.State, "cut", cut)
 
 
+def anybody_is_replaced(patch: pytest.MonkeyPatch) -> None:
+    """R4: a site that is there, the master itself, gives its place to who names it."""
+    original = membership.admit
+    patch.setattr(membership, "admit", lambda config, join, present: original(config, join, ()))
+
+
+def a_joiner_asks_once(patch: pytest.MonkeyPatch) -> None:
+    """R20: a site that its log lists believes it, though that may be cut."""
+    patch.setattr(Replica, "_on_sync", lambda self, message, fields: self.following.on_sync(message, fields))
+
+
 def any_reign_takes_a_promotion_back(patch: pytest.MonkeyPatch) -> None:
     """R20: a later reign, too, though the second voter may have reigned in between and made it permanent."""
 
@@ -378,6 +389,8 @@ BUGS = [
     Bug(old_records_count, "r16_figure_8"),
     Bug(perm_is_believed, "r17_perm_is_not_raised_before_the_sync"),
     Bug(cut_goes_below_perm, "r18_a_cut_tail_is_told_with_its_range"),
+    Bug(anybody_is_replaced, "r04_nobody_takes_the_place_of_a_site_that_is_there"),
+    Bug(a_joiner_asks_once, "r20_an_admission_that_is_cut_is_asked_for_again"),
     Bug(any_reign_takes_a_promotion_back, seed=(19962, 2, 4000)),
     Bug(half_is_a_majority, seeds=10),
     Bug(half_elects, seeds=20),

@@ -13,7 +13,9 @@ from multiprocessing import get_context
 
 import pytest
 
+from tests.sim.script import Script
 from tests.sim.swarm import Failed, run_seed
+from zrep.ids import SiteId
 
 SEEDS = int(os.environ.get("ZREP_SIM_SEEDS", "1200"))
 FIRST = int(os.environ.get("ZREP_SIM_FIRST", "0"))
@@ -79,6 +81,18 @@ def test_same_seed_same_run() -> None:
         for hash_seed in ("1", "2")
     ]
     assert runs[0] == runs[1]
+
+
+def test_who_has_campaigned_alone_for_long_is_still_heard() -> None:
+    """A month of it, a second each: its proposals are far above what the others have promised (R11)."""
+    script = Script()
+    for line in ("group a b c", "elect a", "run 1000ms", "crash b", "crash c", "run 1000ms"):
+        script.run(line)
+    lonely = script.stage.hosts[SiteId("a")]
+    lonely.process.elections._spoken += 30 * 24 * 3600
+    for line in ("restart b", "run 10000ms"):
+        script.run(line)
+    assert [host.site for host in script.stage.hosts.values() if host.reigns]
 
 
 def test_a_violation_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

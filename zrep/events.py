@@ -152,7 +152,7 @@ class SiteRemoved(Event):
 
 @dataclass(frozen=True, slots=True)
 class LocalSiteRemoved(Event):
-    """The group no longer lists this site."""
+    """The group no longer lists this site, which was replaced: its word counts no more, a new home may join."""
 
     name = "LOCAL_SITE_REMOVED"
 

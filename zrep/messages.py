@@ -241,6 +241,8 @@ class JoinReply(NamedTuple):
     role: MemberRole
     master: SiteId = SiteId("")
     endpoints: tuple[str, ...] = ()
+    text: str = ""
+    """Why not, or not yet."""
 
 
 class Reconfig(NamedTuple):

@@ -214,7 +214,7 @@ class Site:
                 if event is None:
                     if listed:
                         return
-                    raise self._nobody_admits(answered, reasons, timeout_ms)
+                    raise self._nobody_admits(answered, replica.join_text, reasons, timeout_ms)
                 if isinstance(event, JoinFailure):
                     raise JoinFailedError(f"cannot join: {event.reason}")
                 if isinstance(event, ConnectTryFailed):
@@ -226,7 +226,9 @@ class Site:
     def _is_listed(self, replica: Replica) -> bool:
         return bool(replica.state.meta.group) and replica.config.member(replica.state.site) is not None
 
-    def _nobody_admits(self, answered: bool, reasons: dict[str, str], timeout_ms: int) -> JoinFailedError:
+    def _nobody_admits(self, answered: bool, text: str, reasons: dict[str, str], timeout_ms: int) -> JoinFailedError:
+        if text:
+            return JoinFailedError(f"cannot join, the group does not admit this site: {text}")
         tried = ", ".join(f"{endpoint} ({reasons.get(endpoint, 'no answer')})" for endpoint in self._join)
         if answered:
             return JoinFailedError(

@@ -6,10 +6,18 @@ record where a site replaces one that lost its disk (R4).
 """
 
 from collections.abc import Collection
+from typing import NamedTuple
 
 from zrep.ids import SiteId
 from zrep.messages import Join, Status
 from zrep.records import Config, Member, MemberRole
+
+
+class Refusal(NamedTuple):
+    """Why the configuration stays as it is; with OK there is nothing to change."""
+
+    status: Status
+    text: str = ""
 
 
 def founding(
@@ -19,19 +27,24 @@ def founding(
     return Config((Member(site, MemberRole.VOTER, priority, endpoints, publish),), durability)
 
 
-def admit(config: Config, join: Join) -> Config | Status:
-    """Return the configuration that admits or updates `join.site`, or how to answer without a change."""
+def admit(config: Config, join: Join, present: Collection[SiteId]) -> Config | Refusal:
+    """Return the configuration that admits or updates `join.site`, or how to answer without a change.
+
+    Nobody takes the place of a site that is `present`: one that lost its disk is not there under its old id.
+    """
     if join.site in config.removed:
-        return Status.REMOVED
+        return Refusal(Status.REMOVED)
     known = config.member(join.site)
     if known is not None:
         same = (known.endpoints, known.publish, known.priority) == (join.endpoints, join.publish, join.priority)
         if same:
-            return Status.OK
+            return Refusal(Status.OK)
         return config.with_member(
             known._replace(endpoints=join.endpoints, publish=join.publish, priority=join.priority)
         )
     replaced = _replaced(config, join)
+    if replaced in present:
+        return Refusal(Status.BUSY, f"it would take the place of site {replaced}, which is connected")
     if replaced is not None:
         config = config.without(replaced)
     return config.with_member(

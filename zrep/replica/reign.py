@@ -31,6 +31,10 @@ from zrep.replica.timers import Backoff
 
 ANNOUNCE_PERM_MS = 2
 """An idle master tells its clients of a new perm after this long; a busy one does with its next LOG."""
+TRIMMED = (
+    "a new site needs the whole log, which was trimmed here (option retain_bytes, or begun anew after a crash), "
+    "and copies of the data cannot be sent yet"
+)
 
 
 class Reigning:
@@ -227,15 +231,18 @@ class Reigning:
     def on_join(self, message: Message, fields: Join) -> Result:
         """Admit a site, or tell it what it is by now; idempotent by site id."""
         state = self.state
-        outcome = membership.admit(state.config, fields)
-        status = outcome if isinstance(outcome, Status) else Status.BUSY
+        member = state.config.member(fields.site)
+        outcome = membership.admit(state.config, fields, (*state.up, state.site))
+        if isinstance(outcome, Config) and member is None and state.log.first > 1:
+            outcome = membership.Refusal(Status.REFUSED, TRIMMED)
+        status, text = outcome if isinstance(outcome, membership.Refusal) else (Status.BUSY, "")
         if isinstance(outcome, Config) and self.may_change:
             self.change(outcome)
         if status is Status.OK and not self.may_change:
             status = Status.BUSY
         member = state.config.member(fields.site)
         role = member.role if member is not None else MemberRole.LEARNER
-        state.send(message.sender, JoinReply(fields.site, status, role, state.site, state.endpoints))
+        state.send(message.sender, JoinReply(fields.site, status, role, state.site, state.endpoints, text))
         if status is Status.OK:
             self._announce(message.sender)
         return SUCCESS

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from zrep import codec
 from zrep.errors import NotMasterError
-from zrep.events import Client, DuplicateSite, JoinFailure
+from zrep.events import Client, DuplicateSite, JoinFailure, LocalSiteRemoved
 from zrep.ids import Egen, Gen, GroupId, Lsn, Nanoseconds, Position, SiteId
 from zrep.messages import (
     Flag,
@@ -32,6 +32,7 @@ from zrep.messages import (
     Reconfig,
     ReconfigReply,
     Status,
+    Sync,
     SyncReq,
     Type,
 )
@@ -110,6 +111,8 @@ class Replica:
         self.following = Following(self.state, self.elections, self.reigning.end)
         self.serving = Serving(self.state)
         self._joining: Join | None = None
+        self.join_text = ""
+        """Why the group has not admitted this site yet, if it said so."""
         self._handlers: dict[Type, Callable[[Message, Any], Result]] = {
             Type.NEWCLIENT: self._on_newclient,
             Type.NEWSITE: self._on_newsite,
@@ -122,7 +125,7 @@ class Replica:
             Type.LOG_REQ: self.serving.on_log_req,
             Type.REREQUEST: self.following.on_rerequest,
             Type.SYNC_REQ: self._on_sync_req,
-            Type.SYNC: self.following.on_sync,
+            Type.SYNC: self._on_sync,
             Type.VOTE1: self.elections.on_vote1,
             Type.VOTE2: self.elections.on_vote2,
             Type.HIGHER: self._on_higher,
@@ -258,6 +261,8 @@ class Replica:
         if state.role is Role.MASTER:
             if state.config.member(site) is not None:
                 self.reigning.announce_to(site)
+            elif site in state.config.removed:
+                state.send(site, JoinReply(site, Status.REMOVED, MemberRole.LEARNER))
             return
         self.elections.on_connected(site)
         if state.meta.group:
@@ -403,6 +408,13 @@ class Replica:
                 self.reigning.announce_to(message.sender)
         return self.serving.on_sync_req(message, fields)
 
+    def _on_sync(self, message: Message, fields: Sync) -> Result:
+        """Ask to be admitted again if what listed this site was not permanent, and is cut now."""
+        result, state = self.following.on_sync(message, fields), self.state
+        if result is SUCCESS and self._joining is None and state.config.member(state.site) is None:
+            self.join(state.now)
+        return result
+
     def _on_higher(self, message: Message, fields: Higher) -> Result:
         """A voter promised more: a master of a lower gen steps down and campaigns above it (R7)."""
         state = self.state
@@ -446,12 +458,18 @@ class Replica:
 
     def _on_join_reply(self, message: Message, fields: JoinReply) -> Result:
         state, join = self.state, self._joining
-        if join is None or fields.site != state.site:
+        if fields.site != state.site:
+            return IGNORE
+        if join is None:
+            if fields.status is Status.REMOVED and not state.muted:
+                state.muted = True
+                state.notify(LocalSiteRemoved())
             return IGNORE
         if fields.status is Status.REMOVED:
-            self._joining = None
-            state.notify(JoinFailure("the group removed this site: join with a new home"))
-            return Result(ResultCode.JOIN_FAILURE)
+            return self._fail_to_join("the group removed this site: join with a new home, at the same address")
+        if fields.status is Status.REFUSED:
+            return self._fail_to_join(fields.text)
+        self.join_text = fields.text or self.join_text
         if fields.status is Status.OK:
             if not state.meta.group:
                 state.set_meta(state.meta._replace(group=message.group, replaces=SiteId("")))
@@ -461,6 +479,12 @@ class Replica:
         elif fields.status is Status.REDIRECT:
             self._hand_over(message, fields)
         return SUCCESS
+
+    def _fail_to_join(self, reason: str) -> Result:
+        self._joining = None
+        self.state.muted = True
+        self.state.notify(JoinFailure(reason))
+        return Result(ResultCode.JOIN_FAILURE)
 
     def _on_reconfig(self, message: Message, fields: Reconfig) -> Result:
         if self.state.role is Role.MASTER:

@@ -99,7 +99,8 @@ RULES: dict[Type, Rule] = {
 }
 """LOG has gates of its own, in `following`: a pull's records are of no gen we follow (R13)."""
 
-MAX_GEN_JUMP = 1 << 20
+MAX_GEN_JUMP = 1 << 40
+"""Larger than what any site reaches by campaigning alone, a second each; small enough to be jumped 2^23 times."""
 
 
 def claimed_gen(message: Message) -> Gen:
