@@ -20,7 +20,7 @@ import zmq
 
 from zrep.bus.peer import Addresses, Link
 from zrep.bus.sockets import Sockets, receive
-from zrep.codec import Malformed, Reply, Request, decode_reply, encode_batch, encode_request
+from zrep.codec import MESSAGE_LIMIT, Malformed, Reply, Request, decode_reply, encode_batch, encode_request
 from zrep.commit import Batch, CommitResult, CommitToken
 from zrep.endpoints import Endpoint, parse
 from zrep.errors import (
@@ -57,6 +57,8 @@ SERVERS = 64
 SESSION_IDLE_MS = 600_000
 """A session is remembered for an hour; one that idled this long is not used again."""
 SCAN_PAGE = 1000
+BATCH_LIMIT = MESSAGE_LIMIT - 1024
+"""What is left of a message for a batch."""
 
 
 def connect(*endpoints: str, timeout_ms: int = 5000, roam: bool = True) -> "Client":
@@ -120,6 +122,7 @@ class Client:
 
     def get(self, key: bytes, db: bytes | None = None, *, timeout_ms: int | None = None) -> bytes | None:
         """Return the value of a key, or None. Raises NoMasterError when no site answers in time."""
+        _check_bytes(key=key, db=db)
         result = self._read("get", (db, key), timeout_ms)
         if result is not None and type(result) is not bytes:
             raise ProtocolError("the site's answer is not a value: is it a zrep of another version?")
@@ -141,6 +144,8 @@ class Client:
         UnknownOutcomeError when one may have: read before writing it again.
         """
         data = encode_batch(batch)
+        if len(data) > BATCH_LIMIT:
+            raise TxnTooLargeError(f"the batch has {len(data)} bytes and a request holds {BATCH_LIMIT}: split it")
         with self._lock:
             session, seq = self._take_session()
             reply = self._ask(
@@ -158,14 +163,21 @@ class Client:
     def scan(
         self, prefix: bytes = b"", db: bytes | None = None, *, timeout_ms: int | None = None
     ) -> Iterator[tuple[bytes, bytes]]:
-        """Yield the pairs whose keys begin with `prefix`, in order; read in pages, each of one moment."""
-        after: bytes | None = None
+        """Iterate over the pairs whose keys begin with `prefix`, in order; read in pages, each of one moment.
+
+        Raises OptionError for a prefix in a database whose keys are not in the order of their bytes.
+        """
+        _check_bytes(prefix=prefix, db=db)
+        return self._pages(prefix, db, timeout_ms)
+
+    def _pages(self, prefix: bytes, db: bytes | None, timeout_ms: int | None) -> Iterator[tuple[bytes, bytes]]:
+        after: tuple[bytes, bytes] | None = None
         while page := self._read("scan", (db, prefix, after, SCAN_PAGE), timeout_ms):
             for pair in page:
                 if type(pair) is not tuple or len(pair) != 2 or {type(item) for item in pair} != {bytes}:
                     raise ProtocolError("the site's answer is not a page of pairs: is it a zrep of another version?")
                 yield pair
-            after = page[-1][0]
+            after = page[-1]
 
     def status(self, *, timeout_ms: int | None = None) -> dict[str, Any]:
         """Return what the site that answers first knows of itself and the group, as plain values."""
@@ -403,6 +415,12 @@ _NOT_NOW = frozenset({Status.BUSY, Status.REDIRECT})
 _MAYBE = frozenset({Status.UNKNOWN})
 _UNDECIDED = _NOT_NOW | _MAYBE | {Status.NOT_APPLIED}
 """Answers after which the same write, under the same name, is asked again: whoever is master next knows."""
+
+
+def _check_bytes(db: bytes | None, **given: bytes) -> None:
+    for name, value in given.items() if db is None else (given | {"db": db}).items():
+        if type(value) is not bytes:
+            raise TypeError(f"{name} must be bytes, not {type(value).__name__}")
 
 
 def _now_ms() -> int:

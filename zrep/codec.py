@@ -372,13 +372,23 @@ _BATCH_SHAPES: dict[tuple[type, ...], frozenset[int]] = {
 
 _BYTES = partial(plain, bytes)
 _DB = partial(optional, _BYTES)
+
+
+def _place(value: Any) -> bytes | tuple[bytes, bytes] | None:
+    """Where a scan goes on: after a key, or after a pair."""
+    if type(value) is tuple and [*map(type, value)] == [bytes, bytes]:
+        return value
+    return None if value is None else plain(bytes, value)
+
+
 VERBS: dict[str, tuple[Callable[[Any], Any], ...]] = {
     "get": (_DB, _BYTES),
     "put": (_DB, _BYTES, _BYTES),
     "delete": (_DB, _BYTES),
     "write": (session_id, integer, integer, _BYTES),
-    "scan": (_DB, _BYTES, _DB, integer),
+    "scan": (_DB, _BYTES, _place, integer),
     "status": (),
 }
 """Arguments by verb: get(db, key), put(db, key, value), delete(db, key), write(session, seq, deadline_ms,
-batch), scan(db, prefix, after, limit), status(). `db` None is the main database, `after` None the start."""
+batch), scan(db, prefix, after, limit), status(). `db` None is the main database; `after` None the start, else
+the last pair that is known, or the last key, with all its values."""

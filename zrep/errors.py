@@ -148,6 +148,12 @@ class InvariantError(ZrepError):
     """A promise about data would be broken: the site stops before anything leaves it. Please report it."""
 
 
+def refusal(name: str, text: str) -> lmdb.Error:
+    """Return LMDB's error of that name, which another site raised; OptionError for any other name."""
+    kind = getattr(lmdb, name, None)
+    return kind(text) if isinstance(kind, type) and issubclass(kind, lmdb.Error) else OptionError(text)
+
+
 def invariant(condition: object, promise: str, /, **values: object) -> None:
     """Stop the site unless a promise about data holds. Stays on in production."""
     if not condition:

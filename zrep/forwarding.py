@@ -18,10 +18,10 @@ from zrep.errors import (
     ConflictError,
     NoMasterError,
     NotAppliedError,
-    OptionError,
     PermFailedError,
     TxnTooLargeError,
     UnknownOutcomeError,
+    refusal,
 )
 from zrep.ids import Gen, Nanoseconds, SiteId
 from zrep.messages import TEXT_LIMIT, Forward, ForwardReply, Message, Status
@@ -193,7 +193,7 @@ def error_of(reply: ForwardReply, data: bytes) -> Exception:
     if status is Status.TOO_LARGE:
         return TxnTooLargeError(text)
     if status is Status.REFUSED:
-        return OptionError(text)
+        return refusal(reply.error, text)
     return UnknownOutcomeError(text or "the master does not remember this write: it may have happened")
 
 
@@ -217,5 +217,5 @@ def reply_to(
     if isinstance(error, NoMasterError):
         return ForwardReply(session, seq, Status.BUSY, text=text), b""
     if error is not None:
-        return ForwardReply(session, seq, Status.REFUSED, text=text), b""
+        return ForwardReply(session, seq, Status.REFUSED, text=text, error=type(error).__name__), b""
     return ForwardReply(session, seq, Status.UNKNOWN), b""

@@ -290,6 +290,8 @@ class ForwardReply(NamedTuple):
     acked: tuple[SiteId, ...] = ()
     perm: bool = False
     """With OK: the record is permanent."""
+    error: str = ""
+    """With REFUSED: the class of LMDB's error."""
 
 
 class ReadReq(NamedTuple):

@@ -17,6 +17,7 @@ from zrep.errors import (
     Error,
     NoMasterError,
     NotAppliedError,
+    OptionError,
     PermFailedError,
     ProtocolError,
     TxnTooLargeError,
@@ -28,6 +29,7 @@ from zrep.messages import TEXT_LIMIT, Status
 from zrep.options import MILLISECOND
 from zrep.records import MemberRole
 from zrep.replica.replica import Role
+from zrep.storage.catalogue import DUPSORT, INTEGER_KEY, REVERSE_KEY, flag_bits
 from zrep.tickets import Callback
 
 if TYPE_CHECKING:
@@ -58,14 +60,21 @@ def _get(engine: "Engine", db: bytes | None, key: bytes) -> bytes | None:
         return None if value is None else bytes(value)
 
 
-def _scan(engine: "Engine", db: bytes | None, prefix: bytes, after: bytes | None, limit: int) -> list[list[bytes]]:
-    """Return pairs whose key begins with `prefix`, in order, after the key `after`: a page of them."""
+def _scan(
+    engine: "Engine", db: bytes | None, prefix: bytes, after: bytes | tuple[bytes, bytes] | None, limit: int
+) -> list[list[bytes]]:
+    """Return a page of the pairs whose keys begin with `prefix`, in order, that follow `after`.
+
+    That is a pair, or a key, with all the values it has. Raises OptionError for a prefix where it means nothing.
+    """
+    handle = engine.store.handle(db)
+    flags = flag_bits(handle.flags())
+    if prefix and flags & (REVERSE_KEY | INTEGER_KEY):
+        raise OptionError("this database's keys are not in the order of their bytes: scan it without a prefix")
     pairs: list[list[bytes]] = []
     nbytes = 0
-    with engine.store.begin() as txn, txn.cursor(db=engine.store.handle(db)) as cursor:
-        there = cursor.set_range(max(prefix, after or b"")) if prefix or after else cursor.first()
-        if there and after is not None and cursor.key() == after:
-            there = cursor.next_nodup()
+    with engine.store.begin() as txn, txn.cursor(db=handle) as cursor:
+        there = _move_behind(cursor, prefix, after, bool(flags & DUPSORT))
         while there and (key := bytes(cursor.key())).startswith(prefix):
             pairs.append([key, bytes(cursor.value())])
             nbytes += len(key) + len(pairs[-1][1])
@@ -73,6 +82,16 @@ def _scan(engine: "Engine", db: bytes | None, prefix: bytes, after: bytes | None
                 break
             there = cursor.next()
     return pairs
+
+
+def _move_behind(cursor: Any, prefix: bytes, after: bytes | tuple[bytes, bytes] | None, dupsort: bool) -> bool:
+    key, value = after if isinstance(after, tuple) else (after, None)
+    if key is None or key < prefix:
+        return bool(cursor.set_range(prefix) if prefix else cursor.first())
+    if dupsort and value is not None and cursor.set_range_dup(key, value):
+        return bool(cursor.next()) if cursor.value() == value else True
+    there = cursor.set_range(key)
+    return bool(cursor.next_nodup() if there and cursor.key() == key else there)
 
 
 def _write(engine: "Engine", request: Request, answer: Any) -> None:

@@ -310,12 +310,26 @@ def test_a_scan_reads_pages(stage: Stage) -> None:
         if request.verb == "status":
             return ok({})
         _, prefix, after, _ = request.args
-        found = [pair for pair in pairs if pair[0].startswith(prefix) and pair[0] > (after or b"")]
+        found = [pair for pair in pairs if pair[0].startswith(prefix) and pair > (after or ())]
         return ok(found[:10])
 
     site = stage.site(page)
     assert list(stage.client(site).scan()) == pairs
     assert list(stage.client(site).scan(b"k001")) == pairs[10:20]
+
+
+def test_what_is_no_bytes_is_refused_at_once(stage: Stage) -> None:
+    client: Any = stage.client(stage.site(silent))
+    for call, arguments in (
+        (client.get, ("k",)),
+        (client.get, (None,)),
+        (client.scan, ("k",)),
+        (client.get, (b"k", 5)),
+    ):
+        with pytest.raises(TypeError, match="must be bytes"):
+            call(*arguments)
+    with pytest.raises(TxnTooLargeError, match="split it"):
+        client.put(b"k", bytes(70 << 20))
 
 
 @pytest.mark.parametrize("result", [[b"k"], [[b"k", 1]], [[b"k", b"v", b"x"]], [None]])

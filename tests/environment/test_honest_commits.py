@@ -237,6 +237,17 @@ def test_a_caller_who_gave_up_finds_his_write_once(patient: Sites) -> None:
     assert times_written(patient.all[0], b"repeated") == 1
 
 
+def test_a_refusal_is_the_same_error_at_every_site(patient: Sites) -> None:
+    wrong: list[tuple[type[Exception], zrep.Batch]] = [
+        (zrep.NotFoundError, zrep.Batch().put(b"k", b"v", db=b"nowhere")),
+        (zrep.BadValsizeError, zrep.Batch().put(bytes(600), b"v")),
+    ]
+    for site in patient.all[:2]:
+        for error, write in wrong:
+            with pytest.raises(error):
+                site.env.write(write)
+
+
 def test_a_forwarded_write_and_a_remote_one_say_whether_they_are_permanent(tmp_path: Path) -> None:
     with group(tmp_path, replace(PATIENT, ack_policy=AckPolicy.NONE)) as sites:
         assert not sites.all[1].env.put(b"k", b"1").perm

@@ -110,6 +110,7 @@ def test_a_batch_comes_back(ops: list[tuple[int, bytes | None, bytes, bytes | No
         Request(4, "write", ("session-1", 1, 5000, b"batch")),
         Request(5, "scan", (None, b"p", None, 100)),
         Request(6, "scan", (None, b"p", b"after", 100)),
+        Request(6, "scan", (None, b"p", (b"after", b"value"), 100)),
         Request(7, "status", ()),
     ],
 )
