@@ -6,7 +6,8 @@
     "process" durability, other boot     the same: what was acknowledged may be gone
     log begins above applied + 1         the store lost records: internal init (not yet here)
 
-A group's only voter keeps what it has: there is nobody to learn more from.
+A group's only voter keeps what it has: there is nobody to learn more from. If it does not flush its log either,
+one that ends below what is applied begins again there: the records in between are in the store, and nowhere else.
 """
 
 import logging
@@ -18,7 +19,7 @@ from zrep.errors import DamagedLogError, OptionError, StorageError
 from zrep.ids import GroupId
 from zrep.options import MILLISECOND, Options
 from zrep.ports import Meta, records_from
-from zrep.records import Config, Kind
+from zrep.records import Config, Kind, Tip
 from zrep.replica.replica import found
 from zrep.storage.home import Home
 from zrep.storage.log import SegmentedLog
@@ -75,19 +76,22 @@ class Opened:
         return self._config.voters in ((), (self.meta.site,))
 
     def _open_store(self) -> Store:
-        return Store(self.home.data_directory(self.meta.state), self.options)
+        state = self.meta.state
+        return Store(self.home.data_directory(state), self.options, log=self.home.log_directory(state))
 
     def _open_log(self) -> SegmentedLog:
-        applied = self.store.applied.tip.lsn
+        tip = self.store.applied.tip
+        may_be_short = self._alone and not self._config.sync
         log = SegmentedLog(
             self.home.log_directory(self.meta.state),
             segment_bytes=self.options.segment_bytes,
-            floor=0 if self._alone and not self._config.sync else applied,
+            floor=0 if may_be_short else tip.lsn,
+            restart=tip if may_be_short else Tip(),
         )
-        if log.first > applied + 1:
+        if log.first > tip.lsn + 1:
             log.close()
             raise StorageError(
-                f"{self.home.path}: the log begins at LSN {log.first} and the store ends at {applied}: "
+                f"{self.home.path}: the log begins at LSN {log.first} and the store ends at {tip.lsn}: "
                 f"move the home away and let the site join its group with an empty one"
             )
         try:

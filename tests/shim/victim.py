@@ -30,9 +30,10 @@ class Site:
     def __init__(self, path: Path) -> None:
         self.home = Home(path, segment_bytes=SEGMENT)
         state = self.home.meta.state
-        self.store = Store(self.home.data_directory(state), OPTIONS)
+        log = self.home.log_directory(state)
+        self.store = Store(self.home.data_directory(state), OPTIONS, log=log)
         floor = self.store.applied.tip.lsn
-        self.log = SegmentedLog(self.home.log_directory(state), segment_bytes=SEGMENT, floor=floor)
+        self.log = SegmentedLog(log, segment_bytes=SEGMENT, floor=floor)
         self.meta = self.home.meta
 
     def perform(self, step: Step) -> None:

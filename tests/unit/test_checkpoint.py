@@ -17,6 +17,7 @@ from zrep.errors import DiskFullError, StorageError
 from zrep.options import MIB, MILLISECOND, Options
 from zrep.records import Config, Kind, Member, Op, Tip
 from zrep.storage import checkpoint, home, sealed
+from zrep.storage.log import SegmentedLog
 from zrep.storage.store import Store
 
 LATER = (checkpoint.INTERVAL_MS + 1) * MILLISECOND
@@ -225,6 +226,32 @@ def test_a_failed_flush_is_final_and_the_next_start_goes_back(
         reader.seek(0)
         assert reader.read() == before, "who reads goes on with what it has"
     again.close()
+
+
+def test_no_checkpoint_is_saved_whose_log_cannot_be_flushed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log is flushed first; that it could not be is told once, so there is none afterwards, either."""
+    log = path.with_name("log")
+    log.mkdir()
+    SegmentedLog.create(log)
+    store = Store(path, OPTIONS, log=log)
+    before = load(path)
+    written(store, 2)
+    failed: list[int] = []
+
+    def fail(fd: int) -> None:
+        failed.append(fd)
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", fail)
+        taken(store, 0)
+        with pytest.raises(StorageError, match="cannot flush the log"):
+            taken(store)
+    with pytest.raises(StorageError, match="cannot flush the log"):
+        store.checkpoints.take(store.applied.tip)
+    store.close()
+    assert load(path) == before
+    assert len(failed) == 1
 
 
 def test_a_page_that_cannot_be_written_out_fails_the_flush(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

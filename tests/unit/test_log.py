@@ -15,7 +15,7 @@ from tests.contracts.records import chain_of
 from zrep.errors import DamagedLogError, DiskFullError, StorageError
 from zrep.ids import Lsn
 from zrep.records import Kind, Record, Tip, make_record
-from zrep.storage.log import SegmentedLog
+from zrep.storage.log import SegmentedLog, flush_newest
 from zrep.storage.segment import AHEAD, SMALL
 
 SEGMENT = 16 * 1024
@@ -354,6 +354,44 @@ def test_without_sync_nothing_is_flushed(tmp_path: Path, monkeypatch: pytest.Mon
     log.close()
     assert log.durable == 2
     assert reopened(tmp_path) == records
+
+
+def test_a_segment_is_flushed_before_the_next_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a power cut could take its end and leave the next: a hole in the log."""
+    log = new_log(tmp_path)
+    log.sync = False
+    first = last_file(tmp_path)
+    flushed: list[bytes] = []
+    flush_file = os.fdatasync
+
+    def watched(fd: int) -> None:
+        flush_file(fd)
+        flushed.append(first.read_bytes())
+
+    monkeypatch.setattr(os, "fdatasync", watched)
+    while last_file(tmp_path) == first:
+        flush(log, 1000)
+    log.close()
+    assert flushed == [first.read_bytes()]
+
+
+def test_the_newest_segment_is_flushed_from_outside_or_suspected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush_newest(tmp_path)  # no log yet
+    log = new_log(tmp_path)
+    log.sync = False
+    records = flush(log, 10)
+    calls: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", failing(errno.EIO, calls))
+        with pytest.raises(OSError, match="Input/output error"):
+            flush_newest(tmp_path)
+    assert calls == ["called"]
+    log.close()
+    inode = last_file(tmp_path).stat().st_ino
+    assert reopened(tmp_path) == records
+    assert last_file(tmp_path).stat().st_ino != inode
 
 
 @pytest.mark.parametrize("call", ["pwrite", "rename"])

@@ -69,6 +69,8 @@ class State:
         """This site's word does not count: it lost trust, or speaks twice (R1, R4). No vote, no ack."""
         self.up: dict[SiteId, None] = {}
         """The connected sites, in the order they connected."""
+        end = log.tip.lsn
+        invariant(applied.tip.lsn <= end, "I9: perm is within the log", perm=applied.tip.lsn, end=end)
         self.perm: Lsn = applied.tip.lsn
         self.applied: Lsn = applied.tip.lsn
         self.history = History(applied.history.reigns)

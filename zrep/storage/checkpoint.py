@@ -5,16 +5,18 @@ the data file reaches the disk, and in which order, is then the system's choice,
 file may mix any moments. A checkpoint is a snapshot S that is whole on the disk:
 
     1  pin S by a read transaction: LMDB reuses no page that S can reach; keep S's meta page
-    2  flush the data file, little by little: every page of S is on the disk now
-    3  save the meta page, and which prefix of the log S is, in `checkpoint`, replaced atomically
-    4  release the pin of the checkpoint before: its pages may be written over from now on
+    2  flush the log: it is not behind S then, even where no commit flushes it (durability "process")
+    3  flush the data file, little by little: every page of S is on the disk now
+    4  save the meta page, and which prefix of the log S is, in `checkpoint`, replaced atomically
+    5  release the pin of the checkpoint before: its pages may be written over from now on
 
 At a start after such a crash `recover` writes the meta page back into both of LMDB's meta slots: the file
 then is S, whatever else is in it, and the log replays the rest. A crash of the process alone loses nothing,
 and the store is used as it is; but the pin has died with the process, so each start takes a checkpoint
 before its first write, as does whatever else ends LMDB's read transactions.
 
-    released before it is saved:   … 4, commits write over S's pages, crash   the old file names a ruin
+    released before it is saved:   … 5, commits write over S's pages, crash   the old file names a ruin
+    saved before the log is:       the log ends below S, crash                S's LSNs are given out again
     meta page read after commits:  slot S & 1 holds S + 2's                   S + 2 was never flushed
     one meta slot written back:    the other may hold a later one             LMDB believes the later
 
@@ -40,6 +42,7 @@ from zrep.options import MIB, MILLISECOND
 from zrep.records import Tip
 from zrep.storage import sealed
 from zrep.storage.files import boot_id, read_at, sync_directory, write_at
+from zrep.storage.log import flush_newest
 from zrep.storage.writeout import write_out
 
 FORMAT = 1
@@ -88,10 +91,11 @@ class _Pin(NamedTuple):
 class Checkpoints:
     """The checkpoints of one open store. The engine's thread calls; one at a time is made on a thread of its own."""
 
-    def __init__(self, store: Path, env: lmdb.Environment, *, sync: bool = True) -> None:
+    def __init__(self, store: Path, env: lmdb.Environment, *, log: Path | None = None, sync: bool = True) -> None:
         self.tip = Tip()
         """Up to where the log is not needed to bring the store back; records above it must stay."""
         self._env = env
+        self._log = log
         self._sync = sync
         self._path = path_of(store)
         self._boot = boot_id()
@@ -222,7 +226,7 @@ class Checkpoints:
             raise
 
     def secure(self, snapshot: Snapshot, rest: Callable[[float], bool] | None = None) -> None:
-        """Make a pinned snapshot durable; on any thread. With `rest` little by little, see `write_out`.
+        """Make a pinned snapshot durable, the log first; on any thread. With `rest` little by little, see `write_out`.
 
         Raises DiskFullError when there is no room for the file: the checkpoint before stands. Any other failure
         is final, as what it covered may never reach the disk: the next start goes back to the one before.
@@ -231,6 +235,12 @@ class Checkpoints:
             return
         if self._failure is not None:
             raise self._failure
+        try:
+            if self._log is not None:
+                flush_newest(self._log)
+        except OSError as error:
+            self._failure = StorageError(f"cannot flush the log in {self._log}: {error}; the site must stop")
+            raise self._failure from error
         try:
             if rest is not None:
                 write_out(self._fd, rest)

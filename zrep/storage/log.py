@@ -8,6 +8,7 @@ and flushes once. The bytes of a file are the business of `segment` and `frames`
     in memory                       └──────────── tip   cut to `kept` and appended since
 """
 
+import logging
 import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ from zrep.storage.segment import LOST_TRUST, Segment
 
 _SUSPECT = "suspect"
 """A file of this name tells the next start that an access failed: nothing is believed unread (R3)."""
+_logger = logging.getLogger("zrep.storage")
 
 
 class SegmentedLog:
@@ -37,11 +39,13 @@ class SegmentedLog:
         *,
         segment_bytes: int = 64 * MIB,
         floor: Lsn = 0,
+        restart: Tip = Tip(),  # noqa: B008 - immutable
         cache_bytes: int = 16 * MIB,
     ) -> None:
         """Open the log that `create` made; what stands in it afterwards is durable.
 
         `floor` is an LSN that was durable once, by what the caller knows otherwise (the store's applied LSN).
+        With `restart`, a log that ends below it lets go of its records and continues after it.
         Raises DamagedLogError when the log cannot vouch for all it ever held, StorageError when it cannot be read.
         """
         self.directory = directory
@@ -50,7 +54,7 @@ class SegmentedLog:
         self._cache_bytes = cache_bytes
         self._failure: StorageError | None = None
         with self._fatal("open"):
-            self._segments = self._recover(floor)
+            self._segments = self._recover(floor, restart)
         self.tip = self._segments[-1].tip
         self.durable = self._written = self.tip.lsn
         self._recent: dict[Lsn, Record] = {}
@@ -211,6 +215,7 @@ class SegmentedLog:
             active.flush()
 
     def _begin_segment(self, last: Segment) -> Segment:
+        last.flush()  # where no commit does, a crash could take the end of this one and leave the next: a hole
         try:
             fresh = Segment.create(self.directory, last.tip, self._segment_bytes)
         except OSError as error:
@@ -233,12 +238,14 @@ class SegmentedLog:
             self._recent_bytes -= len(self._recent.pop(lsn).raw)
             lsn += 1
 
-    def _recover(self, floor: Lsn) -> list[Segment]:
+    def _recover(self, floor: Lsn, restart: Tip) -> list[Segment]:
         """Open the segments, and make what the last one holds whole, flushed and trusted."""
         for leftover in self.directory.glob("*.tmp"):
             leftover.unlink()
         segments = [Segment.open(path) for path in sorted(self.directory.glob("*.log"))]
         if not segments:
+            if restart.lsn:
+                return self._restart(segments, restart)
             raise DamagedLogError(f"{self.directory} holds no log any more: {LOST_TRUST}", floor)
         last = segments[-1]
         suspect = self.directory / _SUSPECT
@@ -262,7 +269,17 @@ class SegmentedLog:
             # that the process before this one did not live to see: written again, the flush covers them.
             last.rewrite(last.floor + 1)
             last.flush()
-        return segments
+        return segments if last.tip.lsn >= restart.lsn else self._restart(segments, restart)
+
+    def _restart(self, segments: Sequence[Segment], base: Tip) -> list[Segment]:
+        """Begin again after `base`. A crash in between leaves a shorter log, or none: to be restarted, too."""
+        end = segments[-1].tip.lsn if segments else 0
+        _logger.warning("the log begins again path=%s end=%d..%d", self.directory, end, base.lsn)
+        for segment in reversed(segments):
+            segment.remove()
+        fresh = Segment.create(self.directory, base, self._segment_bytes)
+        sync_directory(self.directory)
+        return [fresh]
 
     def _check_whole(self, segment: Segment, newer: Segment, *, contents: bool) -> None:
         """Index a segment that must reach up to the next one."""
@@ -285,7 +302,32 @@ class SegmentedLog:
 
     def _failed(self, what: str, error: OSError) -> StorageError:
         self._failure = StorageError(f"cannot {what} the log in {self.directory}: {error}; the site must stop")
-        # As good as it gets: where even this fails, the next start still writes the newest group again.
-        with suppress(OSError):
-            os.close(os.open(self.directory / _SUSPECT, os.O_CREAT | os.O_WRONLY, 0o600))
+        _suspect(self.directory)
         return self._failure
+
+
+def flush_newest(directory: Path) -> None:
+    """Make durable what any process has written to the log in `directory`; on any thread.
+
+    What is older is durable: a segment is flushed before the next one begins.
+    """
+    path = max(directory.glob("*.log"), default=None)
+    if path is None:
+        return
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return  # cut meanwhile: all of it was above what is permanent
+    try:
+        os.fdatasync(fd)
+    except OSError:
+        _suspect(directory)
+        raise
+    finally:
+        os.close(fd)
+
+
+def _suspect(directory: Path) -> None:
+    """Have the next start read everything. Where even this fails, it still writes the newest group again."""
+    with suppress(OSError):
+        os.close(os.open(directory / _SUSPECT, os.O_CREAT | os.O_WRONLY, 0o600))

@@ -50,9 +50,10 @@ ENGINE: dict[str, Any] = {"lib_version": 0} if int(lmdb.__version__.split(".")[0
 class Store:
     """The store of one site. All methods but `begin` and `handle` belong to the engine's thread."""
 
-    def __init__(self, path: Path, options: Options, *, sync: bool = True) -> None:
+    def __init__(self, path: Path, options: Options, *, log: Path | None = None, sync: bool = True) -> None:
         """Open the store in the directory `path`, creating it there; one that lost what was flushed is empty again.
 
+        `log` is where its records are from: flushed there before they are durable here.
         `sync=False`: no checkpoints, nothing survives a crash of the operating system.
         """
         self.path = path
@@ -77,7 +78,7 @@ class Store:
                 f"{path} does not stand where its checkpoint says: "
                 f"move the home away and let the site join its group with an empty one"
             )
-        self.checkpoints = Checkpoints(path, self.env, sync=sync)
+        self.checkpoints = Checkpoints(path, self.env, log=log, sync=sync)
         self._configured_at: Lsn = self.applied.tip.lsn
         """Where the store stood when it got the configuration that it has."""
         self.outgrown = False
