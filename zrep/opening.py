@@ -56,6 +56,11 @@ class Opened:
             if reason:
                 self.log.close()
                 self._begin_anew(reason)
+        try:
+            self.home.settled()
+        except BaseException:
+            self.close()
+            raise
 
     def _distrust(self) -> str:
         """Say why an intact log may not be believed all the same; nothing for a group's only voter."""

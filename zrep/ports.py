@@ -30,7 +30,7 @@ class Meta(NamedTuple):
     replaces: SiteId = SiteId("")
     """The site id that this home gave up when it lost trust; JOIN names it (R4)."""
     boot_id: str = ""
-    """The operating system's boot at the last start; "process" durability does not survive another one."""
+    """The operating system's boot at the last whole start; "process" durability does not survive another one."""
     doubtful: bool = False
     """This log was found to differ from what the group made permanent: the next start gives it up (R4)."""
     seeds: tuple[str, ...] = ()

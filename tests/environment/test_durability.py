@@ -11,6 +11,7 @@ import zmq
 
 import zrep
 from tests.environment.sites import DEADLINE_S, QUICK, eventually
+from zrep.opening import Opened
 from zrep.storage import checkpoint
 from zrep.storage import home as home_module
 from zrep.storage.checkpoint import Checkpoints
@@ -67,6 +68,14 @@ class Pair:
         self._context.term()
 
 
+class Killed(BaseException):
+    """Nothing that the process would have done comes after this."""
+
+
+def killed(*arguments: object) -> None:
+    raise Killed
+
+
 @pytest.fixture
 def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
     pair = Pair(tmp_path, monkeypatch)
@@ -110,6 +119,26 @@ def test_a_site_flushes_until_its_disk_says_that_it_does_not(pair: Pair, monkeyp
     finally:
         may_go_on.set()
     eventually(lambda: not pair.flushes(master, member), "the checkpoint is made")
+
+
+def test_a_start_that_is_killed_believes_no_unflushed_log_for_the_next(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first start after a restart of the system finds it out; it may die before it has acted on that."""
+    master, member = pair.both("process", "process")
+    name = member.site
+    master.env.put(b"k", b"v")
+    member.stop()
+    for module in (home_module, checkpoint):
+        monkeypatch.setattr(module, "boot_id", lambda: "f" * 32)
+    for step in ("_open_store", "_distrust", "_begin_anew"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Opened, step, killed)
+            with pytest.raises(Killed):
+                pair.start("member", "process")
+    member = pair.start("member", "process", join=("inproc://master",))
+    assert member.site != name
+    eventually(lambda: member.env.get(b"k"), "it has what was written")
 
 
 @pytest.mark.parametrize("store", ["whole", "damaged"])

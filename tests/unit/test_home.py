@@ -43,11 +43,21 @@ def test_a_new_home_mints_an_identity_and_keeps_it(tmp_path: Path) -> None:
     second.close()
 
 
-def test_a_different_boot_of_the_system_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_different_boot_of_the_system_is_noticed_until_it_is_settled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     opened(tmp_path).close()
-    monkeypatch.setattr(home_module, "boot_id", lambda: "another")
     home = opened(tmp_path)
-    assert home.rebooted
+    assert not home.rebooted
+    home.close()
+    monkeypatch.setattr(home_module, "boot_id", lambda: "another")
+    for _ in range(2):
+        home = opened(tmp_path)
+        assert home.rebooted
+        home.close()
+    home = opened(tmp_path)
+    home.settled()
+    assert home.metafile.load() == home.meta
     home.close()
     home = opened(tmp_path)
     assert not home.rebooted

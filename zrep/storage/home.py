@@ -63,15 +63,25 @@ class Home:
             raise
 
     def _start(self) -> None:
+        self._boot = boot_id()
         found = self.metafile.load() or self._make()
-        boot = boot_id()
-        self.rebooted = found.boots > 0 and (not boot or boot != found.boot_id)
-        """Whether the operating system (as far as it tells) was started since this home's last start."""
-        self.meta = found._replace(boots=found.boots + 1, boot_id=boot)
+        self.rebooted = found.boots > 0 and (not self._boot or self._boot != found.boot_id)
+        """Whether the operating system (as far as it tells) was started since a start of this home was `settled`."""
+        self.meta = found._replace(boots=found.boots + 1)
         """As of this start; the machine keeps its own from here on, saved through `metafile`."""
         self.metafile.save(self.meta)
         self.incarnation: Incarnation = self.meta.boots << 32 | int.from_bytes(os.urandom(4), "big")
         self._sweep()
+
+    def settled(self) -> None:
+        """Whoever opens this home has decided what a restart of the operating system means for it.
+
+        Not before: the start that finds this out may be killed, and the next one must find it again.
+        """
+        if self.meta.boot_id != self._boot:
+            meta = self.meta._replace(boot_id=self._boot)
+            self.metafile.save(meta)
+            self.meta = meta
 
     def log_directory(self, state: int) -> Path:
         return self.path / f"state-{state}" / "log"
@@ -171,7 +181,7 @@ class Home:
                 )
         else:
             self.make_state(1)
-        meta = Meta(site=_mint())
+        meta = Meta(site=_mint(), boot_id=self._boot)
         self.metafile.save(meta)
         return meta
 
