@@ -143,7 +143,6 @@ class Engine:
         self._apply_at: Nanoseconds | None = None
         """When a client applies what it has left for later."""
         self._config = replica.config
-        self._flush_as_configured()
         self._followed: tuple[Gen, Role, bool] = (0, Role.CLIENT, False)
         """What the last `_advance` acted on: the gen, our part in it, and whether its master is heard."""
 
@@ -402,19 +401,21 @@ class Engine:
 
     def _checkpointed(self) -> None:
         """A checkpoint is made, or failed. Called by the thread that made it."""
+        self._post(self.store.checkpoints.collect, lambda _: None)
 
-        def collect() -> None:
-            self.store.checkpoints.collect()
-            self._flush_as_configured()
-
-        self._post(collect, lambda _: None)
-
-    def _flush_as_configured(self) -> None:
+    def _flush(self) -> None:
         """Flush the log as the group does, whatever this site was started with.
 
-        It stops flushing when its disk says so: a start after a crash of the operating system must know.
+        For real, too, while a checkpoint does not hold the configuration in force: who votes, and that the log
+        need not have been flushed, is what a start after a crash of the operating system asks the disk first.
+
+            1  the disk says that this site votes alone, and the log does not reach the disk
+            2  others become voters: that record is acknowledged by them, and not flushed here
+            3  the power goes: a start that believes 1 is a master beside theirs
         """
-        self.log.sync = self._config.sync or not self.store.admits_unflushed_log
+        state = self.replica.state
+        self.log.sync = state.config.sync or state.config_lsn > self.store.checkpoints.tip.lsn
+        self.log.flush()
 
     def _perform(self, now: Nanoseconds) -> None:
         """Perform the machine's effects, in the order of `replica.effects`: persist, then speak."""
@@ -433,13 +434,12 @@ class Engine:
             work += effects.work
             if not self.log.dirty:
                 break
-            self.log.flush()
+            self._flush()
             self.replica.persisted(now)
         for message in sends:
             self.transport.send(message)
         if self.replica.state.config is not self._config:
             self._config = self.replica.state.config
-            self._flush_as_configured()
             self.transport.members(self._config.members)
         for event in events:
             self._emit(event)

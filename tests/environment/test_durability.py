@@ -10,8 +10,12 @@ import pytest
 import zmq
 
 import zrep
+from tests.environment.power import Power
 from tests.environment.sites import DEADLINE_S, QUICK, eventually
+from zrep import codec
 from zrep.opening import Opened
+from zrep.ports import records_from
+from zrep.records import Kind
 from zrep.storage import checkpoint
 from zrep.storage import home as home_module
 from zrep.storage.checkpoint import Checkpoints
@@ -85,6 +89,21 @@ def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
         pair.close()
 
 
+@pytest.fixture
+def disk_free(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Checkpoints beside the engine wait while this is not set, as on a busy disk."""
+    secure, may_go_on = Checkpoints.secure, threading.Event()
+
+    def delayed(checkpoints: Checkpoints, *arguments: object) -> None:
+        if threading.current_thread().name == "zrep-checkpoint":
+            assert may_go_on.wait(DEADLINE_S)
+        secure(checkpoints, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Checkpoints, "secure", delayed)
+    yield may_go_on
+    may_go_on.set()
+
+
 def test_a_site_flushes_in_a_group_that_does(pair: Pair) -> None:
     master, member = pair.both("sync", "process")
     assert pair.flushes(master, member)
@@ -103,22 +122,37 @@ def test_a_site_does_not_flush_in_a_group_that_does_not(pair: Pair) -> None:
     assert not pair.flushes(master, member)
 
 
-def test_a_site_flushes_until_its_disk_says_that_it_does_not(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_site_flushes_until_its_disk_says_that_it_does_not(pair: Pair, disk_free: threading.Event) -> None:
     """A start after a crash of the operating system reads there whether the log may be believed."""
-    secure, may_go_on = Checkpoints.secure, threading.Event()
-
-    def delayed(checkpoints: Checkpoints, *arguments: object) -> None:
-        if threading.current_thread().name == "zrep-checkpoint":
-            assert may_go_on.wait(DEADLINE_S)
-        secure(checkpoints, *arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Checkpoints, "secure", delayed)
-    try:
-        master, member = pair.both("process", "process")
-        assert pair.flushes(master, member)
-    finally:
-        may_go_on.set()
+    master, member = pair.both("process", "process")
+    assert pair.flushes(master, member)
+    disk_free.set()
     eventually(lambda: not pair.flushes(master, member), "the checkpoint is made")
+
+
+def test_a_founder_that_lost_power_knows_that_others_vote(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, disk_free: threading.Event
+) -> None:
+    """Its disk says that it votes alone; the record that ends this must be there, or two masters reign."""
+    power = Power(monkeypatch)
+    disk_free.set()
+    master = pair.start("master", "process", create=True)
+    eventually(lambda: master.env.put(b"k", b"v") and not master.env.engine.log.sync, "its log is not flushed")
+    disk_free.clear()
+    pair.start("member", "process", join=("inproc://master",))
+    eventually(lambda: {info.role for info in master.sites()} == {"voter"}, "both vote")
+    state = master.env.engine.replica.state
+    eventually(lambda: state.perm >= state.config_lsn, "that is permanent")
+    power.cut(master.home, tmp_path / "left")
+    power.reboot()
+    opened = Opened(tmp_path / "left", QUICK)
+    try:
+        records = records_from(opened.log, opened.log.first)
+        configs = [codec.decode_config(record.payload) for record in records if record.kind is Kind.CONFIG]
+        assert opened.store.applied.config.voters == (master.site,)
+        assert len(configs[-1].voters) == 2
+    finally:
+        opened.close()
 
 
 def test_a_start_that_is_killed_believes_no_unflushed_log_for_the_next(

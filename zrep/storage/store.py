@@ -26,7 +26,7 @@ import lmdb
 
 from zrep import codec
 from zrep.errors import DiskFullError, ProtocolError, StorageError, ZrepError
-from zrep.ids import Lsn, Nanoseconds
+from zrep.ids import Nanoseconds
 from zrep.options import MIB, Options
 from zrep.ports import Applied
 from zrep.records import Record, Tip, Txn
@@ -79,8 +79,6 @@ class Store:
                 f"move the home away and let the site join its group with an empty one"
             )
         self.checkpoints = Checkpoints(path, self.env, log=log, sync=sync)
-        self._configured_at: Lsn = self.applied.tip.lsn
-        """Where the store stood when it got the configuration that it has."""
         self.outgrown = False
         """Whether a transaction found the map full; it grows before the next group."""
         self._stocked: Catalogue | None = None
@@ -160,14 +158,9 @@ class Store:
         self.sessions_until_ms = image.sessions_until_ms
         self.checkpoints.wrote(nbytes)
         if reconfigured:
-            self._configured_at = self.applied.tip.lsn
-            # opening asks the store, before it has the log, who votes and whether the log was flushed
+            # opening asks the store, before it has the log, who votes and whether the log was flushed;
+            # until the disk has the answer, every flush is a real one
             self.checkpoints.hasten()
-
-    @property
-    def admits_unflushed_log(self) -> bool:
-        """Whether it would say, even after a crash of the operating system, that the log need not have been flushed."""
-        return not self.applied.config.sync and self.checkpoints.tip.lsn >= self._configured_at
 
     def checkpoint(self, now: Nanoseconds, collect: Callable[[], None]) -> None:
         """Start a checkpoint if one is due. `collect` has the engine call `checkpoints.collect`, from any thread."""
