@@ -13,7 +13,7 @@ import lmdb
 from zrep.records import Op
 from zrep.storage.catalogue import DUPSORT, flag_bits
 from zrep.storage.child import Capturing, as_bytes
-from zrep.storage.failures import lmdb_error
+from zrep.storage.failures import invalid_parameter, lmdb_error
 
 if TYPE_CHECKING:
     from zrep.transaction import Transaction
@@ -38,18 +38,31 @@ class Cursor(metaclass=ABCMeta):  # noqa: B024 - so that lmdb's own cursors are 
         with child.lock:
             inner = child.txn or child.look()
             self._name = child.name(db)
+            self._catalogue = child.catalogue
             self._cursor: lmdb.Cursor[Any] = inner.cursor(db)
         self.db = db
         self.txn = txn
-        txn.opened(self)
         self._dupsort = bool(flag_bits(db.flags()) & DUPSORT)
         self._sought: object = None
 
     def _live(self) -> "lmdb.Cursor[Any]":
-        """Return lmdb's cursor, under the lock; raise what the transaction was revoked with."""
-        if self._child.txn is None:
-            self._child.refuse()
+        """Return lmdb's cursor, under the lock; raise why it cannot be used any more."""
+        child = self._child
+        if child.txn is None or child.catalogue is not self._catalogue:
+            self._check()
         return self._cursor
+
+    def _check(self) -> None:
+        """Raise what the transaction was revoked with, or that the database is gone, here or in a nested transaction.
+
+        LMDB would go on, in a slot that is nobody's or another's, and no site could perform what was captured of it.
+        """
+        child = self._child
+        if child.txn is None:
+            child.refuse()
+        if child.catalogue.handles.get(self._name) is not self.db:
+            raise invalid_parameter("the cursor is closed, its database was dropped")
+        self._catalogue = child.catalogue
 
     def __enter__(self) -> "Cursor":
         return self
@@ -273,7 +286,7 @@ class Cursor(metaclass=ABCMeta):  # noqa: B024 - so that lmdb's own cursors are 
             cursor = self._live()
             try:
                 old: bytes | None = cursor.replace(key, value)
-            except lmdb.Error:
+            except lmdb.BadValsizeError:  # with any other error nothing was removed, or nothing will be committed
                 self._note_half_replaced(key)
                 raise
             if old is not None and self._dupsort:

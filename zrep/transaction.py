@@ -5,7 +5,6 @@ that began it, holds the one place for a writer until it ends, and becomes visib
 permanent; `commit` waits for that, as the ack policy says.
 """
 
-import weakref
 from abc import ABCMeta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -56,8 +55,6 @@ class Transaction(metaclass=ABCMeta):  # noqa: B024 - so that lmdb's own transac
         timeout_ms: int | None = None,
     ) -> None:
         self.engine = env.engine
-        self._cursors: weakref.WeakSet[Cursor] | None = None
-        """The open ones: dropping a database closes those on it. Most transactions have none."""
         self._parent = parent
         self.child: Child
         """What the group knows of this transaction."""
@@ -167,17 +164,8 @@ class Transaction(metaclass=ABCMeta):  # noqa: B024 - so that lmdb's own transac
         cursor: Cursor = Cursor(self._db if db is None else db, self)
         return cursor
 
-    def opened(self, cursor: Cursor) -> None:
-        """Note a new cursor of this transaction."""
-        if self._cursors is None:
-            self._cursors = weakref.WeakSet()
-        self._cursors.add(cursor)
-
     def drop(self, db: "lmdb._Database", delete: bool = True) -> None:
-        """Empty a database, and with `delete` forget its name; the handle is not valid any more then."""
-        if delete:
-            for cursor in [cursor for cursor in self._cursors or () if cursor.db is db]:
-                cursor.close()
+        """Empty a database, and with `delete` forget its name; its handle and cursors are not valid any more then."""
         self.child.drop(db, delete)
 
     def stat(self, db: "lmdb._Database | None" = None) -> dict[str, int]:
