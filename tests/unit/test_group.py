@@ -280,6 +280,58 @@ def test_a_transaction_larger_than_a_record_is_refused_before_it_is_merged(bench
     group.abort()
 
 
+@pytest.mark.parametrize("nested", [False, True], ids=["outermost", "nested"])
+def test_what_names_a_database_that_is_gone_cannot_be_merged(bench: Bench, nested: bool) -> None:
+    """A bug somewhere: it costs a transaction, where a record that no site can perform would cost the group."""
+    bench.store.apply([bench.script.commit((Op.CREATE_DB, b"d", 0))])
+    group = bench.group()
+    outer = group.begin()
+    child = outer.nest(False) if nested else outer
+    child.drop(child.catalogue.handles[b"d"], delete=True)
+    child.create(b"e", 0)
+    put(child, b"k", b"1", b"e")
+    child.note(Op.DELETE, b"d", b"k")
+    with pytest.raises(InvariantError, match="names only databases that exist"):
+        child.merge()
+    outer.abort()
+    assert group.seal() is None
+    group.abort()
+
+
+def test_databases_that_come_and_go_in_one_transaction_can_be_merged(bench: Bench, tmp_path: Path) -> None:
+    group = bench.group()
+    outer = group.begin()
+    child = outer.nest(False)
+    put(child, b"k", b"1")
+    for value in (b"1", b"2"):
+        child.create(b"d", 0)
+        put(child, b"k", value, b"d")
+        if value == b"1":
+            child.drop(child.catalogue.handles[b"d"], delete=True)
+    child.merge()
+    put(outer, b"l", b"3", b"d")
+    outer.merge()
+    bench.finish(group)
+    assert contents(bench.store, b"d") == [(b"k", b"2"), (b"l", b"3")]
+    replayed = Store(tmp_path / "replayed", OPTIONS)
+    replayed.apply(bench.script.records)
+    assert replayed.digest() == bench.store.digest()
+    replayed.close()
+
+
+def test_a_nested_transaction_that_no_record_holds_is_told_so_whatever_it_created(bench: Bench) -> None:
+    group = bench.group(record_bytes=32 * KIB)
+    outer = group.begin()
+    child = outer.nest(False)
+    child.create(b"d", 0)
+    for number in range(9):
+        put(child, b"%d" % number, bytes(4 * KIB), b"d")
+    child.merge()
+    with pytest.raises(TxnTooLargeError):
+        outer.merge()
+    group.abort()
+
+
 def test_a_transaction_in_which_lmdb_failed_does_not_take_the_group_along(bench: Bench) -> None:
     group = bench.group(record_bytes=512 * MIB)
     good = group.begin()

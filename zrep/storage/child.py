@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import lmdb
 
 from zrep.commit import OP_BYTES, Batch
-from zrep.errors import ConflictError, NotAppliedError, ZrepError
+from zrep.errors import ConflictError, NotAppliedError, ZrepError, invariant
 from zrep.options import KIB
 from zrep.records import Op, join, note
 from zrep.storage.catalogue import DUPSORT, INTEGER_KEY, KINDS, REVERSE_KEY, Catalogue, flag_bits
@@ -79,7 +79,7 @@ class Child:
         self.open = True
         """Whether it has neither ended nor was revoked."""
         self._ended = False
-        self.catalogue = catalogue
+        self.catalogue = self._given = catalogue
         self.buffers = buffers
         self.ops: list[list[Any]] = []
         self.nbytes = 0
@@ -266,6 +266,8 @@ class Child:
                 else:
                     # One in which LMDB failed must be aborted: committing it would take P along.
                     self.nested.get(b"?", db=self.group.store.bookkeeping)
+                    if self.catalogue is not self._given:
+                        self._check_names()
                     with Capturing(self.outer or self.group):
                         self.nested.commit()
                         self._hand_over(session, seq)
@@ -275,6 +277,24 @@ class Child:
             except BaseException:
                 self.abort()
                 raise
+
+    def _check_names(self) -> None:
+        """Let no operation out that names a database which is not there: every site would stop at the record.
+
+        Where no database came or went this cannot be: a name is taken from the catalogue when it is noted.
+        """
+        if self.nbytes > self._limit:
+            return  # it has not gathered all, and the outermost one is refused
+        there = set(self._given.handles)
+        for op in self.ops:
+            code, name = op[:2]
+            invariant(
+                name in there or code == Op.CREATE_DB, "a transaction names only databases that exist", db=name, op=code
+            )
+            if code == Op.CREATE_DB:
+                there.add(name)
+            elif code == Op.DELETE_DB:
+                there.remove(name)
 
     def _hand_over(self, session: str, seq: int) -> None:
         """Let what is outside have what was captured."""
