@@ -264,7 +264,9 @@ class Cursor(metaclass=ABCMeta):  # noqa: B024 - so that lmdb's own cursors are 
             if current is None:
                 return False
             key, value = as_bytes(current[0]), as_bytes(current[1])
-            if not key:  # it stood on what another cursor has deleted
+            # In a dupsort database lmdb's cursor may not know that its key has got more values since it moved there.
+            # It would then delete all of them instead of the one, and count them wrongly: so it moves there again.
+            if not key or (self._dupsort and not self.set_key_dup(key, value)):  # another cursor has deleted it
                 reason = "No matching key/data pair found"
                 raise lmdb_error(lmdb.NotFoundError, "mdb_cursor_del: MDB_NOTFOUND", -30798, reason)
             deleted = cursor.delete(dupdata)

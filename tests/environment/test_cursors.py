@@ -84,3 +84,24 @@ def test_a_closed_cursor_has_replaced_nothing(env: zrep.Environment) -> None:
         with pytest.raises(lmdb.Error, match="closed"):
             cursor.replace(b"k", b"v")
         assert txn.commit().token is None
+
+
+@pytest.mark.parametrize("all_of_them", [False, True], ids=["one", "all"])
+@pytest.mark.parametrize("others", [1, 200], ids=["in the page", "in a tree of its own"])
+@pytest.mark.parametrize("kind", [{"dupsort": True}, {"dupfixed": True}], ids=["dupsort", "dupfixed"])
+def test_a_cursor_deletes_one_of_the_values_that_came_after_it(
+    env: zrep.Environment, kind: dict[str, bool], others: int, all_of_them: bool
+) -> None:
+    """lmdb's own deletes all of them here, or none, and counts them wrongly."""
+    db = env.open_db(b"d", **kind)
+    added = [b"%0100d" % (number + 1) for number in range(others)]
+    with env.begin(write=True, db=db) as txn:
+        txn.put(b"k", b"0" * 100)
+        cursor = txn.cursor()
+        assert cursor.first()
+        for value in added:
+            txn.put(b"k", value)
+        assert cursor.delete(dupdata=all_of_them)
+        left = [] if all_of_them else added
+        assert list(txn.cursor().iternext(keys=False)) == left
+        assert txn.stat()["entries"] == len(left)
