@@ -13,7 +13,7 @@ import lmdb
 from zrep.records import Op
 from zrep.storage.catalogue import DUPSORT, flag_bits
 from zrep.storage.child import Capturing, as_bytes
-from zrep.storage.failures import invalid_parameter, lmdb_error
+from zrep.storage.failures import has_nested, invalid_parameter, lmdb_error
 
 if TYPE_CHECKING:
     from zrep.transaction import Transaction
@@ -48,18 +48,21 @@ class Cursor(metaclass=ABCMeta):  # noqa: B024 - so that lmdb's own cursors are 
     def _live(self) -> "lmdb.Cursor[Any]":
         """Return lmdb's cursor, under the lock; raise why it cannot be used any more."""
         child = self._child
-        if child.txn is None or child.catalogue is not self._catalogue:
+        if child.txn is None or child.inner is not None or child.catalogue is not self._catalogue:
             self._check()
         return self._cursor
 
     def _check(self) -> None:
-        """Raise what the transaction was revoked with, or that the database is gone, here or in a nested transaction.
+        """Raise what the transaction was revoked with, that one nested in it is open, or that the database is gone.
 
-        LMDB would go on, in a slot that is nobody's or another's, and no site could perform what was captured of it.
+        LMDB would go on: in the nested transaction, of which it would not be captured, or in a slot that is
+        nobody's or another's, which no site could perform.
         """
         child = self._child
         if child.txn is None:
             child.refuse()
+        if child.inner is not None:
+            raise has_nested("mdb_cursor_get")
         if child.catalogue.handles.get(self._name) is not self.db:
             raise invalid_parameter("the cursor is closed, its database was dropped")
         self._catalogue = child.catalogue

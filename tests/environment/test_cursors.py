@@ -1,6 +1,7 @@
 """Cursors that outlive what they stand on: nothing is captured of them that another site would not perform alike."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,43 +25,41 @@ def the_log_says_the_same(env: zrep.Environment, tmp_path: Path) -> Iterator[Non
     replayed.close()
 
 
-USES: dict[str, Callable[[Any], Any]] = {
-    "key": lambda cursor: cursor.key(),
-    "first": lambda cursor: cursor.first(),
-    "list": lambda cursor: list(cursor),
-    "put": lambda cursor: cursor.put(b"k", b"v"),
-    "putmulti": lambda cursor: cursor.putmulti([(b"k", b"v")]),
-    "delete": lambda cursor: cursor.delete(),
-    "pop": lambda cursor: cursor.pop(b"k"),
-    "replace": lambda cursor: cursor.replace(b"k", b"v"),
-    "replace, refused": lambda cursor: cursor.replace(b"k", b"v" * 512),
-}
+USES: tuple[Callable[[Any], Any], ...] = (
+    lambda cursor: cursor.key(),
+    lambda cursor: cursor.first(),
+    lambda cursor: list(cursor),
+    lambda cursor: cursor.put(b"k", b"v"),
+    lambda cursor: cursor.putmulti([(b"k", b"v")]),
+    lambda cursor: cursor.delete(),
+    lambda cursor: cursor.pop(b"k"),
+    lambda cursor: cursor.replace(b"k", b"v"),
+    lambda cursor: cursor.replace(b"k", b"v" * 512),
+)
 
 
 @pytest.mark.parametrize("how", ["dropped", "in a nested one", "made again", "made again in a nested one"])
-@pytest.mark.parametrize("use", USES.values(), ids=USES.keys())
-def test_a_cursor_ends_with_its_database(env: zrep.Environment, use: Callable[[Any], Any], how: str) -> None:
-    db = env.open_db(b"d", dupsort=True)
-    with env.begin(write=True) as txn:
-        txn.put(b"k", b"1", db=db)
-        cursor = txn.cursor(db)
-        assert cursor.first()
-        items = iter(cursor)
-        if "nested" in how:
-            with env.begin(write=True, parent=txn) as nested:
-                nested.drop(db)
-                if "again" in how:
-                    env.open_db(b"d", txn=nested, dupsort=True)
-        else:
-            txn.drop(db)
+def test_a_cursor_ends_with_its_database(env: zrep.Environment, how: str) -> None:
+    for number, use in enumerate(USES):
+        name = b"%d" % number
+        db = env.open_db(name, dupsort=True)
+        with env.begin(write=True) as txn:
+            txn.put(b"k", b"1", db=db)
+            cursor = txn.cursor(db)
+            assert cursor.first()
+            items = iter(cursor)
+            inner = env.begin(write=True, parent=txn) if "nested" in how else txn
+            inner.drop(db)
             if "again" in how:
-                env.open_db(b"d", txn=txn, dupsort=True)
-        for attempt in (use, lambda _: next(items)):
-            with pytest.raises(lmdb.InvalidParameterError, match="the cursor is closed, its database was dropped"):
-                attempt(cursor)
-        cursor.close()
-        txn.put(b"a", b"1")
-    assert env.get(b"a") == b"1"
+                env.open_db(name, txn=inner, dupsort=True)
+            if inner is not txn:
+                inner.commit()
+            for attempt in (use, lambda _, items=items: next(items)):
+                with pytest.raises(lmdb.InvalidParameterError, match="the cursor is closed, its database was dropped"):
+                    attempt(cursor)
+            cursor.close()
+            txn.put(name, b"1")
+        assert env.get(name) == b"1"
 
 
 def test_a_cursor_lives_on_when_the_drop_is_undone(env: zrep.Environment) -> None:
@@ -90,7 +89,7 @@ def test_a_closed_cursor_has_replaced_nothing(env: zrep.Environment) -> None:
 @pytest.mark.parametrize("others", [1, 200], ids=["in the page", "in a tree of its own"])
 @pytest.mark.parametrize("kind", [{"dupsort": True}, {"dupfixed": True}], ids=["dupsort", "dupfixed"])
 def test_a_cursor_deletes_one_of_the_values_that_came_after_it(
-    env: zrep.Environment, kind: dict[str, bool], others: int, all_of_them: bool
+    env: zrep.Environment, kind: dict[str, Any], others: int, all_of_them: bool
 ) -> None:
     """lmdb's own deletes all of them here, or none, and counts them wrongly."""
     db = env.open_db(b"d", **kind)
@@ -105,3 +104,37 @@ def test_a_cursor_deletes_one_of_the_values_that_came_after_it(
         left = [] if all_of_them else added
         assert list(txn.cursor().iternext(keys=False)) == left
         assert txn.stat()["entries"] == len(left)
+
+
+@pytest.mark.parametrize("commit", [False, True], ids=["abort", "commit"])
+def test_a_cursor_waits_for_the_end_of_a_nested_transaction(env: zrep.Environment, commit: bool) -> None:
+    """lmdb's own would work in the nested one."""
+    db = env.open_db(b"d", dupsort=True)
+    with env.begin(write=True, db=db) as txn:
+        txn.put(b"k", b"1")
+        cursor = txn.cursor()
+        assert cursor.first()
+        items = iter(cursor)
+        nested = env.begin(write=True, parent=txn, db=db)
+        inner = nested.cursor()
+        innermost = env.begin(write=True, parent=nested)
+        attempts: tuple[Callable[[], Any], ...] = (
+            *(partial(use, outer) for use in USES for outer in (cursor, inner)),
+            lambda: next(items),
+            lambda: txn.cursor(),
+            lambda: txn.get(b"k"),
+            lambda: txn.put(b"k", b"2"),
+            lambda: txn.drop(db),
+        )
+        for attempt in attempts:
+            with pytest.raises(lmdb.BadTxnError, match="MDB_BAD_TXN: Transaction must abort, has a child, or is inv"):
+                attempt()
+        innermost.abort()
+        if commit:
+            nested.commit()
+        else:
+            nested.abort()
+        assert cursor.put(b"k", b"2")
+        assert list(txn.cursor()) == [(b"k", b"1"), (b"k", b"2")]
+    with env.begin(db=db) as reader:
+        assert reader.stat(db)["entries"] == 2

@@ -24,6 +24,12 @@ def invalid_parameter(what: str) -> lmdb.Error:
     return lmdb_error(lmdb.InvalidParameterError, what, errno.EINVAL)
 
 
+def has_nested(what: str) -> lmdb.Error:
+    """The error for the use of a transaction in which another one is open."""
+    reason = "Transaction must abort, has a child, or is invalid"
+    return lmdb_error(lmdb.BadTxnError, f"{what}: MDB_BAD_TXN", -30782, reason)
+
+
 def read_only(what: str) -> lmdb.Error:
     """The error for a write where only reading is possible."""
     return lmdb_error(lmdb.ReadonlyError, what, errno.EACCES)
