@@ -175,7 +175,7 @@ class Engine:
 
     def _wake_to_write(self) -> None:
         """As `wake`; at a master not while somebody is on the way back: the last of them does it."""
-        if not self._returning or self.replica.role is not Role.MASTER or self._writing.torn:
+        if not self._returning or self.replica.role is not Role.MASTER or self._writing.unfit:
             self.wake()
 
     def _returned(self) -> None:

@@ -93,10 +93,10 @@ class Writing:
         )
 
     @property
-    def torn(self) -> bool:
+    def unfit(self) -> bool:
         """Whether nobody can enter before `advance` has looked after the group."""
         group = self._group
-        return group is not None and group.torn
+        return group is not None and group.unfit
 
     @property
     def waits(self) -> bool:
@@ -161,13 +161,13 @@ class Writing:
         """Whether this is the moment: the record is on its way, or nobody can enter before."""
         if group.phase is Phase.IN_FLIGHT:
             return group.unperformed
-        return group.torn and group.child is None
+        return group.unfit and group.child is None
 
     def _perform(self, group: Group) -> None:
         if group.phase is Phase.IN_FLIGHT:
             group.perform()
             return
-        self.writers.hold()  # it is torn: nobody enters before it is whole again
+        self.writers.hold()  # nobody enters before it is made anew
         group.perform()
         self.writers.admit(group)
 

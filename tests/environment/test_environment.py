@@ -17,7 +17,7 @@ import pytest
 
 import zrep
 from tests.environment.conftest import MAP_BYTES
-from zrep.options import KIB
+from zrep.options import KIB, MIB
 from zrep.storage import child
 from zrep.storage.group import Group
 from zrep.storage.writers import Writers
@@ -561,6 +561,46 @@ def test_a_transaction_larger_than_a_record_is_refused(home: Path) -> None:
             txn.put(b"a", bytes(100_000))
         env.put(b"b", b"2")
         assert contents(env) == [(b"b", b"2")]
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda txn, key, value: txn.get(key) or txn.put(key, value),
+        lambda txn, key, value: txn.put(key, value, append=True),
+        lambda txn, key, value: txn.replace(key, value),
+        lambda txn, key, value: txn.cursor().put(key, value),
+        lambda txn, key, value: txn.cursor().putmulti([(key, value)]),
+    ],
+    ids=["get and put", "put", "replace", "cursor.put", "putmulti"],
+)
+def test_a_full_map_grows_though_nobody_else_writes(
+    tmp_path: Path, write: Callable[[zrep.Transaction, bytes, bytes], object]
+) -> None:
+    with zrep.open(tmp_path / "home", map_bytes=MIB, durability="process") as env:
+        for number in range(8):
+            failures = 0
+            while True:
+                try:
+                    with env.begin(write=True) as txn:
+                        for part in range(8):
+                            write(txn, b"%d/%d" % (number, part), bytes(40 * KIB))
+                    break
+                except lmdb.MapFullError:
+                    failures += 1
+                    assert failures <= 2, "the map is not growing"
+        assert env.stat()["entries"] == 64
+
+
+def test_a_batch_that_reads_grows_a_full_map_too(tmp_path: Path) -> None:
+    with zrep.open(tmp_path / "home", map_bytes=MIB, durability="process") as env:
+        for number in range(40):
+            batch = zrep.Batch().expect(b"%d" % number, None).put(b"%d" % number, bytes(256 * KIB))
+            try:
+                env.write(batch)
+            except lmdb.MapFullError:
+                env.write(batch)
+        assert env.stat()["entries"] == 40
 
 
 def test_closing_ends_what_is_open_and_can_be_repeated(home: Path) -> None:

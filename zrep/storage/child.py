@@ -23,6 +23,7 @@ from zrep.storage.failures import closed, databases_full, invalid_parameter, not
 
 if TYPE_CHECKING:
     from zrep.storage.group import Group
+    from zrep.storage.store import Store
 
 DEFERRED_BYTES = 64 * KIB
 """So much one transaction may leave to the engine, which performs it in one go; a batch is the engine's anyway."""
@@ -37,6 +38,7 @@ class Capturing:
     """Around what changes LMDB's transaction and is captured then: who is stopped in between leaves `into` torn.
 
     It is torn meanwhile, so that nothing has to run for it to be so: a RecursionError may come from here, too.
+    And who finds the map full leaves the store outgrown.
     """
 
     __slots__ = ("_into", "_torn")
@@ -49,8 +51,12 @@ class Capturing:
         self._into.torn = True
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        if kind is None or issubclass(kind, _REFUSALS):
+        if kind is None:
             self._into.torn = self._torn
+        elif issubclass(kind, _REFUSALS):
+            self._into.torn = self._torn
+            if issubclass(kind, lmdb.MapFullError):
+                self._into.store.outgrown = True
 
 
 class Child:
@@ -89,6 +95,10 @@ class Child:
         self._leave = leave
         self._error: ZrepError | None = None
 
+    @property
+    def store(self) -> "Store":
+        return self.group.store
+
     # Operations.
 
     def name(self, db: "lmdb._Database") -> bytes | None:
@@ -109,11 +119,7 @@ class Child:
             if name is _UNKNOWN:
                 self.name(db)
             with Capturing(self):
-                try:
-                    stored = txn.put(key, value, dupdata, overwrite, append, db)
-                except lmdb.MapFullError:
-                    self.group.store.outgrown = True
-                    raise
+                stored = txn.put(key, value, dupdata, overwrite, append, db)
                 if stored:
                     self.note_put(name, key, value)
             return stored
@@ -158,7 +164,7 @@ class Child:
             txn = self.txn or self.look()
             name = self.name(db)
             if delete and name is not None:
-                self.catalogue = self.group.store.slots.release(txn, self.catalogue, name)
+                self.catalogue = self.store.slots.release(txn, self.catalogue, name)
                 self.note(Op.DELETE_DB, name)
             else:
                 txn.drop(db, delete=False)
@@ -173,7 +179,7 @@ class Child:
                 return existing
             if flags not in KINDS:
                 raise invalid_parameter(f"no database can have the flags {flags:#x}")
-            slots = self.group.store.slots
+            slots = self.store.slots
             handle = slots.free(flags, self.catalogue, name)
             if handle is None:
                 self.group.out_of_slots = True
@@ -210,7 +216,7 @@ class Child:
     def _delete_range(self, db: "lmdb._Database", start: bytes, stop: bytes | None) -> None:
         txn = self.txn or self.look()
         order = key_order(db)
-        with txn.cursor(db) as cursor:
+        with Capturing(self), txn.cursor(db) as cursor:
             found = cursor.set_range(start)
             while found and (stop is None or order(cursor.key()) < order(stop)):
                 key = bytes(cursor.key())
@@ -239,7 +245,7 @@ class Child:
         """Begin a transaction inside this one, which cannot be used until that one has ended."""
         with self.lock:
             txn = self.txn or self.look()
-            nested = self.group.store.nest(txn, buffers)
+            nested = self.store.nest(txn, buffers)
             self.inner = Child(self.group, self, nested, self.catalogue, buffers, self._leave)
             return self.inner
 
@@ -265,7 +271,7 @@ class Child:
                     self._hand_over(session, seq)
                 else:
                     # One in which LMDB failed must be aborted: committing it would take P along.
-                    self.nested.get(b"?", db=self.group.store.bookkeeping)
+                    self.nested.get(b"?", db=self.store.bookkeeping)
                     if self.catalogue is not self._given:
                         self._check_names()
                     with Capturing(self.outer or self.group):

@@ -84,9 +84,17 @@ class Group:
 
     @property
     def full(self) -> bool:
-        if self._nbytes >= self._full_bytes or self._npages >= FULL_PAGES or self.torn:
+        if self._nbytes >= self._full_bytes or self._npages >= FULL_PAGES or self.torn or self.store.outgrown:
             return True
-        return (self.out_of_slots or self.store.outgrown) and bool(self.txns)
+        return self.out_of_slots and bool(self.txns)
+
+    @property
+    def unfit(self) -> bool:
+        """Whether P is to be made anew before anybody enters: it is torn, or the map is too small for the next one.
+
+        What a group holds already is sealed first, and the map grows before the one after it.
+        """
+        return self.torn or (self.store.outgrown and not self.txns)
 
     @property
     def unperformed(self) -> bool:
@@ -140,7 +148,7 @@ class Group:
 
     def perform(self) -> None:
         """Let P hold exactly what was captured. The engine's; no child is open."""
-        if self.torn:
+        if self.unfit:
             self._remake()
         try:
             self._perform_deferred()
@@ -153,7 +161,7 @@ class Group:
             self._performed = len(self.txns)
 
     def _remake(self) -> None:
-        """Make P anew from what was captured: a full map or disk has refused it halfway, or it is torn."""
+        """Make P anew from what was captured: a full map or disk has refused it halfway, or it is unfit."""
         self.torn = False
         self._image.abort()
         self._image = self.store.image(self.tail, self.txns, self._image.catalogue)
@@ -218,7 +226,8 @@ class Group:
                 for key in operands[::2]:
                     if self._image.txn.delete(key, db=handles[name]):
                         note(ops, Op.DELETE, name, key)
-        except lmdb.Error:
+        except lmdb.Error as error:
+            self.store.outgrown |= isinstance(error, lmdb.MapFullError)
             self._remake()
             return False
         self._keep(ops, batch.nbytes, session, seq)

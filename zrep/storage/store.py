@@ -80,7 +80,7 @@ class Store:
             )
         self.checkpoints = Checkpoints(path, self.env, log=log, sync=sync)
         self.outgrown = False
-        """Whether a transaction found the map full; it grows before the next group."""
+        """Whether a transaction found the map full; it grows before the next one begins."""
         self._stocked: Catalogue | None = None
         try:
             with self.translating(), self.begin_write() as txn:
