@@ -6,6 +6,7 @@ LMDB is asked, and what it did is noted as an operation that replays to the same
 
 from abc import ABCMeta
 from collections.abc import Callable, Iterable, Iterator
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import lmdb
@@ -204,17 +205,13 @@ class Cursor(metaclass=ABCMeta):  # noqa: B024 - so that lmdb's own cursors are 
     def _iterate(self, method: str, *args: Any) -> Iterator[Any]:
         with self._child.lock:
             items: Iterator[Any] = getattr(self._live(), method)(*args)
-        return self._guarded(items)
+        # lmdb's iterator goes on when its cursor has moved since the end, and so does a map; a generator does not.
+        return map(self._next_of, repeat(items))
 
-    def _guarded(self, items: Iterator[Any]) -> Iterator[Any]:
-        while True:
-            with self._child.lock:
-                self._live()
-                try:
-                    item = next(items)
-                except StopIteration:
-                    return
-            yield item
+    def _next_of(self, items: Iterator[Any]) -> Any:
+        with self._child.lock:
+            self._live()
+            return next(items)
 
     # Writing.
 
@@ -241,10 +238,13 @@ class Cursor(metaclass=ABCMeta):  # noqa: B024 - so that lmdb's own cursors are 
         child, name = self._child, self._name
         capturing = Capturing(child)
         with child.lock:
+            self._live().putmulti(())  # raises if it is closed, before the items are looked at
             for item in items:
                 if type(item) is not tuple or len(item) != 2:
                     raise TypeError("putmulti() elements must be 2-tuples")
                 key, value = item
+                if key is None or value is None:
+                    raise TypeError("a bytes-like object is required, not 'NoneType'")
                 with capturing:
                     try:
                         stored = self._live().put(key, value, dupdata, overwrite, append)
@@ -301,7 +301,7 @@ class Cursor(metaclass=ABCMeta):  # noqa: B024 - so that lmdb's own cursors are 
 
     def _note_half_replaced(self, key: Buffer) -> None:
         """In a dupsort database lmdb removes the old duplicates before it finds that the new one is not valid."""
-        if self._dupsort and self._child.txn is not None and len(key):
+        if self._dupsort and self._child.txn is not None and key:
             try:
                 gone = self._child.txn.get(key, db=self.db) is None
             except lmdb.Error:

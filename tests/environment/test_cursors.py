@@ -138,3 +138,44 @@ def test_a_cursor_waits_for_the_end_of_a_nested_transaction(env: zrep.Environmen
         assert list(txn.cursor()) == [(b"k", b"1"), (b"k", b"2")]
     with env.begin(db=db) as reader:
         assert reader.stat(db)["entries"] == 2
+
+
+def test_what_putmulti_refuses_is_what_lmdb_refuses(env: zrep.Environment) -> None:
+    txn = env.begin(write=True)
+    cursor = txn.cursor()
+    pairs: list[Any] = [(b"k", None), (None, b"v")]
+    for pair in pairs:
+        with pytest.raises(TypeError, match="a bytes-like object is required, not 'NoneType'"):
+            cursor.putmulti([pair])
+    closed = txn.cursor()
+    closed.close()
+    refused: list[Any] = [[], [5]]
+    for items in refused:
+        with pytest.raises(lmdb.Error, match="closed"):
+            closed.putmulti(items)
+    assert cursor.putmulti([]) == (0, 0)
+    txn.abort()
+    for items in refused:
+        with pytest.raises(lmdb.Error, match="closed"):
+            cursor.putmulti(items)
+
+
+def test_no_key_is_refused_as_lmdb_does(env: zrep.Environment) -> None:
+    nothing: Any = None
+    db = env.open_db(b"d", dupsort=True)
+    with env.begin(write=True, db=db) as txn:
+        for use in (txn.replace, txn.cursor().replace):
+            with pytest.raises(lmdb.BadValsizeError):
+                use(nothing, b"v")
+
+
+def test_an_iterator_goes_on_when_its_cursor_has_moved(env: zrep.Environment) -> None:
+    with env.begin(write=True) as txn:
+        txn.put(b"a", b"1")
+        txn.put(b"b", b"2")
+        cursor = txn.cursor()
+        items = iter(cursor)
+        assert list(items) == [(b"a", b"1"), (b"b", b"2")]
+        assert list(items) == []
+        assert cursor.first()
+        assert list(items) == [(b"b", b"2")]
