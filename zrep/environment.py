@@ -161,9 +161,10 @@ class Environment:
             if any(flags.values()):
                 raise ValueError("May not set flags on the main database")
             return self.main
-        self._check_limit(bytes(key))
-        handle = self._open_db(bytes(key), txn, flag_bits(flags), create)
-        self._names.add(bytes(key))
+        name = bytes(memoryview(key))  # bytes() alone takes a number, too
+        self._check_limit(name)
+        handle = self._open_db(name, txn, flag_bits(flags), create)
+        self._names.add(name)
         return handle
 
     def _open_db(self, name: bytes, txn: Any, flags: int, create: bool) -> "lmdb._Database":
@@ -205,7 +206,9 @@ class Environment:
             return self._store.load(txn).handles
         if not isinstance(txn, Transaction):
             raise TypeError("txn must be a transaction")
-        return txn.child.catalogue.handles
+        if txn.engine is not self.engine:
+            raise invalid_parameter("The transaction belongs to another environment.")
+        return txn.child.databases().handles
 
     def dbs(self, txn: "Transaction | lmdb.Transaction[Any] | None" = None) -> list[bytes]:
         """Return the names of the named databases, in order."""

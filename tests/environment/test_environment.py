@@ -418,6 +418,31 @@ def test_a_database_created_in_a_transaction_lives_and_dies_with_it(env: zrep.En
         env.open_db(b"gone", create=False)
 
 
+@pytest.mark.parametrize("name", [5, [], "d"])
+def test_a_name_that_is_no_bytes_names_no_database(env: zrep.Environment, name: Any) -> None:
+    with pytest.raises(TypeError):
+        env.open_db(name)
+    assert env.dbs() == []
+
+
+def test_databases_are_opened_in_a_transaction_that_can_be_used(env: zrep.Environment, tmp_path: Path) -> None:
+    env.open_db(b"d")
+    with reopened(tmp_path / "other") as other, other.begin(write=True) as txn:
+        for name in (b"d", b"new"):
+            with pytest.raises(lmdb.InvalidParameterError, match="belongs to another environment"):
+                env.open_db(name, txn=txn)
+    with env.begin(write=True) as txn:
+        nested = env.begin(write=True, parent=txn)
+        for name in (b"d", b"new"):
+            with pytest.raises(lmdb.BadTxnError):
+                env.open_db(name, txn=txn)
+        nested.abort()
+        assert env.open_db(b"d", txn=txn) is env.open_db(b"d")
+    for name in (b"d", b"new"):
+        with pytest.raises(lmdb.Error, match="closed"):
+            env.open_db(name, txn=txn)
+
+
 def test_a_dropped_database_is_gone_and_can_be_created_with_other_flags(env: zrep.Environment) -> None:
     db = env.open_db(b"d")
     with env.begin(write=True, db=db) as txn:

@@ -19,7 +19,7 @@ from zrep.errors import ConflictError, NotAppliedError, ZrepError, invariant
 from zrep.options import KIB
 from zrep.records import Op, join, note
 from zrep.storage.catalogue import DUPSORT, INTEGER_KEY, KINDS, REVERSE_KEY, Catalogue, flag_bits
-from zrep.storage.failures import closed, databases_full, invalid_parameter, not_found
+from zrep.storage.failures import closed, databases_full, has_nested, invalid_parameter, not_found
 
 if TYPE_CHECKING:
     from zrep.storage.group import Group
@@ -108,6 +108,15 @@ class Child:
         except KeyError:
             (self.txn or self.look()).stat(db)  # raises for another environment's handle, and for no handle
             raise invalid_parameter("the database of this handle was dropped") from None
+
+    def databases(self) -> Catalogue:
+        """Return the databases as it sees them."""
+        with self.lock:
+            if not self.open:
+                self.refuse()
+            if self.inner is not None:
+                raise has_nested("mdb_dbi_open")
+            return self.catalogue
 
     def put(self, db: "lmdb._Database", key: Any, value: Any, dupdata: bool, overwrite: bool, append: bool) -> bool:
         """Store a pair, as lmdb.Transaction.put does."""
