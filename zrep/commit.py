@@ -60,7 +60,8 @@ class CommitResult(NamedTuple):
 class Batch:
     """Writes that happen together or not at all, in order, at whichever site is master.
 
-    `db` names a database, which must exist; None is the main one. Reusable, not thread-safe.
+    `db` names a database, which must exist; None is the main one. Reusable, not thread-safe: what is
+    written is what it holds at the call, whatever is added while that is on its way.
     """
 
     __slots__ = ("nbytes", "ops")
@@ -108,6 +109,12 @@ class Batch:
         else:
             ops.append([code, db, key, value])
         return self
+
+    def copy(self) -> "Batch":
+        """Return another one with the same operations."""
+        other = Batch()
+        other.ops, other.nbytes = [op[:] for op in self.ops], self.nbytes
+        return other
 
     def __iter__(self) -> Iterator[tuple[int, bytes | None, bytes, bytes | None]]:
         """Return the single operations, in order: code, db, key, value."""

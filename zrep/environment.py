@@ -190,8 +190,8 @@ class Environment:
         """Create a database through the master. A group has only so many spare slots; the next one has more."""
         for _ in range(CREATE_ATTEMPTS):
             with suppress(lmdb.DbsFullError):
-                return self.write(Batch().create(name, flags))
-        return self.write(Batch().create(name, flags))
+                return self._write(Batch().create(name, flags))
+        return self._write(Batch().create(name, flags))
 
     def _check_limit(self, name: bytes) -> None:
         limit = self.asked.get("max_dbs")
@@ -222,6 +222,10 @@ class Environment:
 
         Raises ConflictError when an `expect` failed, and what `Transaction.commit` raises.
         """
+        return self._write(batch.copy(), acks, timeout_ms)
+
+    def _write(self, batch: Batch, acks: AckPolicy | None = None, timeout_ms: int | None = None) -> CommitResult:
+        """As `write`; the batch is the engine's from now on."""
         wait = self.engine.wait(acks, timeout_ms)
         self.engine.submit(batch, wait)
         return wait.result()
@@ -235,12 +239,12 @@ class Environment:
         that is so until the time is up.
         """
         ticket = self.engine.awaited(acks, timeout_ms)
-        self.engine.submit(batch, ticket)
+        self.engine.submit(batch.copy(), ticket)
         return ticket.future
 
     async def awrite(self, batch: Batch, acks: AckPolicy | None = None, timeout_ms: int | None = None) -> CommitResult:
         """As `write`, for asyncio."""
-        ticket = self.engine.awaited(acks, timeout_ms)
+        ticket, batch = self.engine.awaited(acks, timeout_ms), batch.copy()
         while not self.engine.submit_at_once(batch, ticket):
             await self._room(ticket)
         return await asyncio.wrap_future(ticket.future)
@@ -261,11 +265,11 @@ class Environment:
 
     def put(self, key: bytes, value: bytes, db: "lmdb._Database | bytes | None" = None) -> CommitResult:
         """Store one pair, at the master."""
-        return self.write(Batch().put(key, value, self._name(db)))
+        return self._write(Batch().put(key, value, self._name(db)))
 
     def delete(self, key: bytes, db: "lmdb._Database | bytes | None" = None) -> CommitResult:
         """Delete one key, at the master."""
-        return self.write(Batch().delete(key, self._name(db)))
+        return self._write(Batch().delete(key, self._name(db)))
 
     def get(self, key: bytes, db: "lmdb._Database | bytes | None" = None) -> bytes | None:
         """Return the value of one key at this site, or None."""

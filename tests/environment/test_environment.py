@@ -548,6 +548,19 @@ def test_one_line_forms_and_batches(env: zrep.Environment) -> None:
     assert env.get(b"n") is None
 
 
+def test_what_is_added_to_a_batch_after_its_submission_is_of_the_next_one(env: zrep.Environment) -> None:
+    batch = zrep.Batch().put(b"a", b"1")
+    with env.begin(write=True):
+        first = env.submit(batch)
+        batch.put(b"b", b"2").put(b"k" * 512, b"v")
+        assert contents(env) == []
+    first.result(DEADLINE_S)
+    assert contents(env) == [(b"a", b"1")]
+    with pytest.raises(lmdb.BadValsizeError):
+        env.write(batch)
+    assert (list(batch.copy()), batch.copy().nbytes) == (list(batch), batch.nbytes)
+
+
 def test_batches_can_be_awaited(env: zrep.Environment) -> None:
     async def both() -> list[zrep.CommitResult]:
         return await asyncio.gather(*(env.awrite(zrep.Batch().put(b"%d" % n, b"")) for n in range(2)))

@@ -113,17 +113,6 @@ def test_a_put_without_a_value_is_no_put() -> None:
     assert (list(batch), batch.nbytes) == ([], 0)
 
 
-def test_what_is_added_to_a_batch_while_it_runs_is_not_performed_unchecked(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The program's fault, and no reason for the site to stop."""
-    batch, group = Batch().put(b"a", b"1"), bench.group()
-    monkeypatch.setattr(group, "check_size", lambda nbytes: batch.put(b"k" * 512, b"1"))
-    group.run_batch(batch)
-    bench.finish(group)
-    assert contents(bench.store) == [(b"a", b"1")]
-
-
 def test_a_database_is_dropped_and_made_after_what_was_deferred_in_it(bench: Bench, tmp_path: Path) -> None:
     bench.store.apply([bench.script.commit((Op.CREATE_DB, b"d", 0))])
     group = bench.group()

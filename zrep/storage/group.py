@@ -177,6 +177,8 @@ class Group:
     def run_batch(self, batch: Batch, session: str = "", seq: int = 0) -> Answer:
         """Run `batch`, unless its session says that it did already. The engine is the writer, and leaves.
 
+        The batch is the group's from now on: nobody adds to it.
+
         Raises ConflictError, TxnTooLargeError and LMDB's errors; nothing has happened then.
         """
         if session:
@@ -200,25 +202,22 @@ class Group:
         """Run puts, deferred, and deletes in P itself; False for a batch that needs a child, to undo half of it."""
         invariant(self.phase is Phase.OPEN and self.child is None, "one writer at a time, in an open group")
         handles = self._image.catalogue.plain
-        runs: list[list[Any]] = []
         deletes = False
         for run in batch.ops:
-            run = run[:]  # so that it is what was checked, whatever the batch's owner adds meanwhile
             if run[0] > Batch.DELETE or run[1] not in handles:
                 return False
             for key in run[2::2]:
                 if not 0 < len(key) <= KEY_BYTES:
                     return False
             deletes |= run[0] == Batch.DELETE
-            runs.append(run)
         self.check_size(batch.nbytes)
         if not deletes:
-            self._keep(runs, batch.nbytes, session, seq)
+            self._keep(batch.ops, batch.nbytes, session, seq)
             return True
         ops: list[list[Any]] = []
         try:
             self._perform_deferred()
-            for code, name, *operands in runs:
+            for code, name, *operands in batch.ops:
                 if code == Batch.PUT:
                     put_pairs(self._image.txn, handles[name], operands)
                     note(ops, Op.PUT, name, *operands)
