@@ -286,7 +286,10 @@ class Engine:
         self.inqueue.serve()
         try:
             self._turn_until_stopped()
-        except (StorageError, DiskFullError, OSError) as error:
+        except DiskFullError as error:
+            stops = DiskFullError(f"{error} and start the site again").with_traceback(error.__traceback__)
+            self._fail(stops, StorageFailed(str(stops)))
+        except (StorageError, OSError) as error:
             self._fail(error, StorageFailed(str(error)))
         except Exception as error:
             self._fail(error, Panic(f"{type(error).__name__}: {error}"))

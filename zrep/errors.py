@@ -16,6 +16,9 @@ from zrep.ids import Lsn, SiteId
 Error = lmdb.Error
 """What a program written for py-lmdb catches; ours are below it."""
 
+JOIN_ANEW = "move the home away and let the site join its group with an empty one, at the same address"
+"""What to do about a home that is lost. The address is what tells the group whom the new site replaces."""
+
 
 class ZrepError(lmdb.Error):
     """Root of zrep's errors."""
@@ -137,7 +140,7 @@ class DamagedLogError(StorageError):
 
 
 class DiskFullError(ZrepError, lmdb.DiskError):
-    """No space left: nothing was lost, writes are refused until there is space again."""
+    """No space left: nothing was lost. The site stops: free some and start it again."""
 
 
 class ProtocolError(ZrepError):

@@ -15,7 +15,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from zrep import codec
-from zrep.errors import DamagedLogError, OptionError, StorageError
+from zrep.errors import JOIN_ANEW, DamagedLogError, OptionError, StorageError
 from zrep.ids import GroupId
 from zrep.options import MILLISECOND, Options
 from zrep.ports import Meta, records_from
@@ -96,8 +96,7 @@ class Opened:
         if log.first > tip.lsn + 1:
             log.close()
             raise StorageError(
-                f"{self.home.path}: the log begins at LSN {log.first} and the store ends at {tip.lsn}: "
-                f"move the home away and let the site join its group with an empty one"
+                f"{self.home.path}: the log begins at LSN {log.first} and the store ends at {tip.lsn}: {JOIN_ANEW}"
             )
         try:
             if not self.meta.group and log.tip.lsn:  # founded, but for the last step: found or join again
@@ -117,8 +116,7 @@ class Opened:
             advice = (
                 "as the group's only voter it has nobody to copy from: restore it from a backup"
                 if self._config.voters
-                else "does not tell any more whom to copy from: restore it from a backup, or move it away and let the "
-                "site join its group with an empty one"
+                else f"does not tell any more whom to copy from: restore it from a backup, or {JOIN_ANEW}"
             )
             raise StorageError(f"{self.home.path} cannot be used, and {advice} ({reason})")
         seeds = [endpoint for member in self._config.members for endpoint in member.endpoints]

@@ -149,6 +149,20 @@ def test_a_lost_identity_is_not_replaced_silently(tmp_path: Path) -> None:
     log.flush()
     home.close()
     (tmp_path / "site.meta").unlink()
+    with pytest.raises(StorageError, match=r"holds a log but no site\.meta.* at the same address"):
+        opened(tmp_path)
+
+
+def test_a_lost_identity_that_was_not_the_first_is_not_replaced_silently(tmp_path: Path) -> None:
+    home = opened(tmp_path)
+    home.begin_anew(home.meta)
+    log = open_log(home)
+    log.append(make_record(Tip(), 1, 0, Kind.COMMIT, b"x"))
+    log.flush()
+    home.close()
+    (tmp_path / "site.meta").unlink()
+    (tmp_path / "site.sock.lock").touch()
+    assert {"lost-1", "state-2"} <= set(os.listdir(tmp_path))
     with pytest.raises(StorageError, match=r"holds a log but no site\.meta"):
         opened(tmp_path)
 

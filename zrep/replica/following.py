@@ -8,6 +8,7 @@ of the master's, and stays one: a record is appended only if it follows the tip 
 
 from collections.abc import Callable
 
+from zrep.errors import JOIN_ANEW
 from zrep.events import Client, Diverged, DupMaster, JoinFailure, MasterFailure, NewMaster, StartupDone
 from zrep.ids import Gen, Incarnation, Lsn, Nanoseconds, Position, SiteId
 from zrep.messages import (
@@ -335,7 +336,7 @@ class Following:
         if message.lsn != asked:
             return IGNORE  # the answer to a request that others have met meanwhile
         if message.sender == state.master:
-            state.notify(JoinFailure(f"the master's log no longer reaches back to LSN {message.lsn}"))
+            state.notify(JoinFailure(f"the master's log no longer reaches back to LSN {message.lsn}: {JOIN_ANEW}"))
             return Result(ResultCode.JOIN_FAILURE, message.lsn)
         if not state.synced:
             self._request_sync()

@@ -14,13 +14,14 @@ unless it holds records: then its identity was lost, and it says so.
 import errno
 import fcntl
 import os
+import re
 import shutil
 import weakref
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
-from zrep.errors import HomeInUseError, OptionError, StorageError
+from zrep.errors import JOIN_ANEW, HomeInUseError, OptionError, StorageError
 from zrep.ids import Incarnation, SiteId
 from zrep.ports import Meta
 from zrep.records import Tip
@@ -28,7 +29,7 @@ from zrep.storage.files import boot_id, sync_directory
 from zrep.storage.log import SegmentedLog
 from zrep.storage.meta import DiskMeta
 
-_OURS = {"LOCK", "site.meta", "site.meta.tmp", "site.sock", "state-1", "state-1.tmp", "adopting"}
+_OURS = re.compile(r"LOCK|adopting|site\.(meta|meta\.tmp|sock|sock\.lock)|state-\d+(\.tmp)?|lost-\d+")
 
 _open_homes: "weakref.WeakSet[Home]" = weakref.WeakSet()
 
@@ -43,6 +44,7 @@ class Home:
         StorageError when it cannot be read or written.
         """
         self.path = Path(path).absolute()
+        _refuse_undecodable(self.path)
         self.metafile = DiskMeta(self.path / "site.meta")
         self._segment_bytes = segment_bytes
         try:
@@ -153,8 +155,8 @@ class Home:
             sync_directory(self.path.parent)
 
     def _take_lock(self) -> int | None:
-        names = set(os.listdir(self.path))
-        if "site.meta" not in names and not names <= _OURS:
+        names = os.listdir(self.path)
+        if "site.meta" not in names and not all(map(_OURS.fullmatch, names)):
             raise OptionError(f"{self.path} holds other files and is not a zrep home: give an empty or new directory")
         fd = os.open(self.path / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -171,15 +173,14 @@ class Home:
         return fd
 
     def _make(self) -> Meta:
-        if self.log_directory(1).exists():
-            log = SegmentedLog(self.log_directory(1), segment_bytes=self._segment_bytes)
+        for directory in self.path.glob("state-*[0-9]/log"):
+            log = SegmentedLog(directory, segment_bytes=self._segment_bytes)
             log.close()
             if log.tip.lsn:
                 raise StorageError(
-                    f"{self.path} holds a log but no site.meta, so what this site promised is lost: "
-                    "move the home away and let the site join its group with an empty one"
+                    f"{self.path} holds a log but no site.meta, so what this site promised is lost: {JOIN_ANEW}"
                 )
-        else:
+        if not self.log_directory(1).exists():
             self.make_state(1)
         meta = Meta(site=_mint(), boot_id=self._boot)
         self.metafile.save(meta)
@@ -190,6 +191,24 @@ class Home:
         for path in self.path.glob("state-*"):
             if path.name != f"state-{self.meta.state}":
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def is_unused(path: Path) -> bool:
+    """Tell whether nothing is there yet; of what cannot be a home, `Home` says why."""
+    try:
+        return not os.listdir(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+
+
+def _refuse_undecodable(path: Path) -> None:
+    """LMDB and ZeroMQ take paths as text."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise OptionError(f"the path {os.fsencode(path)!r} is not UTF-8: give the home another one") from None
 
 
 def _mint() -> SiteId:

@@ -229,7 +229,7 @@ class SegmentedLog:
         """Raise what it means: a disk without space, where nothing was flushed yet, is not a disk that fails."""
         if error.errno not in DISK_FULL:
             raise error
-        raise DiskFullError(f"no space for the log in {self.directory}: free some, nothing was lost") from error
+        raise DiskFullError(f"no space for the log in {self.directory}, nothing was lost: free some") from error
 
     def _forget(self) -> None:
         """Keep the newest `cache_bytes` in memory, and everything that is not flushed."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from zrep.codec import decode_meta, encode_meta
-from zrep.errors import ProtocolError, StorageError
+from zrep.errors import JOIN_ANEW, ProtocolError, StorageError
 from zrep.ports import Meta
 from zrep.storage import sealed
 
@@ -29,10 +29,7 @@ class DiskMeta:
         except ProtocolError as error:
             raise StorageError(f"{self.path} cannot be used: {error}") from error
         except sealed.DamagedFileError as error:
-            raise StorageError(
-                f"{error}, and with it what this site promised: "
-                "move the home away and let the site join its group with an empty one"
-            ) from None
+            raise StorageError(f"{error}, and with it what this site promised: {JOIN_ANEW}") from None
 
     def save(self, meta: Meta) -> None:
         """Replace the file. Raises DiskFullError when nothing changed for lack of space, else StorageError.

@@ -59,7 +59,7 @@ def save(path: Path, magic: bytes, version: int, payload: bytes) -> None:
         with suppress(OSError):
             os.unlink(temporary)
         if error.errno in DISK_FULL:
-            raise DiskFullError(f"no space to save {path}: free some, nothing was lost") from error
+            raise DiskFullError(f"no space to save {path}, nothing was lost: free some") from error
         raise
     os.rename(temporary, path)
     sync_directory(path.parent)

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 import lmdb
 
 from zrep import codec
-from zrep.errors import DiskFullError, ProtocolError, StorageError, ZrepError
+from zrep.errors import JOIN_ANEW, DiskFullError, ProtocolError, StorageError, ZrepError
 from zrep.ids import Nanoseconds
 from zrep.options import MIB, Options
 from zrep.ports import Applied
@@ -74,10 +74,7 @@ class Store:
         """No session has to be forgotten before a record of that time; perhaps not then, either."""
         self.applied = self._decode(written) if written is not None else Applied()
         if restored not in (None, self.applied.tip):
-            raise StorageError(
-                f"{path} does not stand where its checkpoint says: "
-                f"move the home away and let the site join its group with an empty one"
-            )
+            raise StorageError(f"{path} does not stand where its checkpoint says: {JOIN_ANEW}")
         self.checkpoints = Checkpoints(path, self.env, log=log, sync=sync)
         self.outgrown = False
         """Whether a transaction found the map full; it grows before the next one begins."""
@@ -238,7 +235,7 @@ class Store:
         space = os.statvfs(self.path)
         low = space.f_bavail * space.f_frsize < _LOW_SPACE
         if isinstance(error, lmdb.DiskError) or (low and error.code == errno.EIO):
-            return DiskFullError(f"no space left for {self.path}: free some, writes then go on ({error})")
+            return DiskFullError(f"no space left for {self.path} ({error}), nothing was lost: free some")
         return StorageError(f"writing {self.path} failed: {error}; check the disk, start the site again")
 
 
