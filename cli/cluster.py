@@ -8,13 +8,14 @@ import json as jsonlib
 import os
 from contextlib import ExitStack
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from . import group, output
-from .processes import Node
+from .processes import PID_MAX, Node
 from .status import alarms, ask
 
 app = typer.Typer(help="Control a local group of sites. Each is a process of its own.", rich_markup_mode=None)
@@ -33,15 +34,14 @@ def start(
 ) -> None:
     """Start N sites, or again those of DIR. Returns when all are voters and one is master."""
     directory = directory.absolute()
-    nodes = _load(directory) if (directory / "cluster.json").exists() else group.founded(count, directory)
+    nodes = _load(directory) if (directory / "cluster.json").exists() else _founded(count, directory)
     if len(nodes) != count:
         raise _usage(f"{directory} has a group of {len(nodes)} sites: say {len(nodes)}, or another DIR")
     if any(node.running for node in nodes):
         raise _usage(f"sites of {directory} are running: see `zrep cluster status {directory}`")
     with ExitStack() as undo:
         undo.callback(group.kill, nodes)
-        group.start(nodes)
-        _save(directory, nodes)
+        group.start(nodes, started=partial(_save, directory, nodes))
         group.await_formed(nodes)
         undo.pop_all()
     _show(nodes, json)
@@ -101,25 +101,66 @@ def _description(node: Node) -> dict[str, Any]:
     return answer | known | {"state": "silent" if "error" in answer else "running"}
 
 
+def _founded(count: int, directory: Path) -> list[Node]:
+    """Return the nodes of a new group, remembered before the first is started: no kill may leave one unknown."""
+    from zrep.errors import StorageError
+
+    try:
+        nodes = group.founded(count, directory)
+    except (FileExistsError, NotADirectoryError):
+        raise _usage(f"{directory} is a file, or lies below one: give another DIR") from None
+    except OSError as error:
+        raise StorageError(f"cannot make {directory}: {error.strerror}; correct that, or give another DIR") from None
+    for node in nodes:
+        if Path(node.home).exists():
+            raise _usage(
+                f"{directory} has the home {Path(node.home).name} but no cluster.json, which knew its address: start "
+                f"its sites with `zrep node HOME --bind URI`, or give another DIR"
+            )
+    _save(directory, nodes)
+    return nodes
+
+
 def _load(directory: Path) -> list[Node]:
     path = directory / "cluster.json"
     try:
-        return [Node(**site) for site in jsonlib.loads(path.read_text(encoding="utf-8"))["sites"]]
+        nodes = [_remembered(site) for site in jsonlib.loads(path.read_text(encoding="utf-8"))["sites"]]
+        if not nodes:
+            raise ValueError("it has no sites")
     except FileNotFoundError:
         raise _usage(f"{directory.absolute()} has no cluster.json: `zrep cluster start 3 DIR` makes one") from None
+    except OSError as error:
+        raise _usage(f"cannot read {path}: {error.strerror}; give the DIR of a group") from None
     except (ValueError, TypeError, KeyError) as error:
         raise _usage(f"{path} is damaged ({error}): stop its nodes by hand and start a new group") from None
+    return nodes
+
+
+def _remembered(site: dict[str, Any]) -> Node:
+    """Return a node of the file. Raises ValueError, TypeError or KeyError for one that nobody can have saved."""
+    facts = {name: site[name] for name in _REMEMBERED}
+    for name, kind in _REMEMBERED.items():
+        if type(facts[name]) is not kind:
+            raise ValueError(f"{name} is {facts[name]!r}")
+    if not 0 <= facts["pid"] <= PID_MAX:
+        raise ValueError(f"pid is {facts['pid']}")
+    return Node(**facts)
 
 
 def _save(directory: Path, nodes: list[Node]) -> None:
+    from zrep.errors import StorageError
+
     remembered = [{name: getattr(node, name) for name in _REMEMBERED} for node in nodes]
     path = directory / "cluster.json"
     fresh = path.with_suffix(".new")
-    fresh.write_text(jsonlib.dumps({"sites": remembered}, indent=1) + "\n", encoding="utf-8")
-    os.replace(fresh, path)
+    try:
+        fresh.write_text(jsonlib.dumps({"sites": remembered}, indent=1) + "\n", encoding="utf-8")
+        os.replace(fresh, path)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}; correct that and start again") from None
 
 
-_REMEMBERED = [item.name for item in fields(Node)][:5]
+_REMEMBERED = {item.name: item.type for item in fields(Node)[:5]}
 
 
 def _pick(nodes: list[Node], index: int, directory: Path) -> Node:

@@ -1,7 +1,7 @@
 """A group of nodes on this machine: founding it, starting it, waiting until it stands, stopping it."""
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .processes import Node, local_addresses, wait_until
@@ -18,15 +18,21 @@ def founded(count: int, directory: Path) -> list[Node]:
     return [Node(index, str(directory / f"site-{index}"), address) for index, address in enumerate(addresses, 1)]
 
 
-def start(nodes: Sequence[Node], *arguments: str) -> None:
-    """Start every node: where homes are new the first founds the group and the others join it."""
+def start(nodes: Sequence[Node], *arguments: str, started: Callable[[], None] = lambda: None) -> None:
+    """Start every node: the first founds the group and the others join it, unless they have done so.
+
+    An earlier try may have come to an end anywhere between: who is of a group already is not harmed by being
+    told again. `started` is called after each start of a process.
+    """
     first, *others = nodes
-    is_new = not Path(first.home).exists()
+    is_new = not any(Path(node.home).exists() for node in others)
     first.start(*arguments, *(["--create"] if is_new else []))
+    started()
     if is_new:
         first.await_ready()
     for node in others:
-        node.start(*arguments, *([] if Path(node.home).exists() else ["--join", first.address]))
+        node.start(*arguments, "--join", first.address)
+        started()
     for node in nodes:
         node.await_ready()
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 POLL_S = 0.005
+PID_MAX = (1 << 31) - 1
+"""What a system's call takes."""
 HAS_PROC = Path("/proc/self/stat").exists()
 
 READY_S = 30.0
@@ -74,6 +76,8 @@ class Node:
 
     def signal(self, signum: signal.Signals) -> bool:
         """Send a signal if the process is still ours; return whether it was."""
+        if not self.pid:
+            return False  # it was never started; and to the system 0 means ourselves
         with ExitStack() as stack:
             try:
                 # A descriptor holds on to one process: if that is ours now, the signal cannot go astray.

@@ -81,6 +81,10 @@ def test_a_pid_that_is_nobodys_is_not_running() -> None:
     assert not node.signal(signal.SIGKILL)
 
 
+def test_a_node_that_was_never_started_is_not_signalled() -> None:
+    assert not Node(1, "home", "tcp://127.0.0.1:1").signal(signal.SIGKILL)
+
+
 def test_local_addresses_are_distinct_and_free() -> None:
     assert len(set(processes.local_addresses(5))) == 5
 
