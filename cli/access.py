@@ -9,6 +9,8 @@ from . import output, target
 if TYPE_CHECKING:
     from zrep.commit import CommitResult
 
+KEY_BYTES = 511
+
 Key = Annotated[
     str, typer.Argument(metavar="KEY", help="The key, taken as bytes; after `--` it may begin with a dash.")
 ]
@@ -26,7 +28,7 @@ def get(
     timeout_ms: target.Timeout = 5000,
 ) -> int:
     """Print the value of a key. The first site to answer gives it; exit 1 if there is none."""
-    raw = output.from_argument(key)
+    raw = _key(key)
     with target.connect(connect, home, timeout_ms) as client:
         value = client.get(raw, db=_database(db))
     if json:
@@ -34,7 +36,7 @@ def get(
     elif value is not None:
         output.show_bytes(value)
     else:
-        typer.echo(f"zrep: there is no key {key!r}: `zrep scan` lists those there are", err=True)
+        output.complain(f"there is no key {key!r}: `zrep scan` lists those there are")
     return 0 if value is not None else 1
 
 
@@ -49,7 +51,7 @@ def put(
 ) -> None:
     """Store a value under a key. Returns when a majority of the sites holds it."""
     with target.connect(connect, home, timeout_ms) as client:
-        result = client.put(output.from_argument(key), output.from_argument(value), db=_database(db))
+        result = client.put(_key(key), output.from_argument(value), db=_database(db))
     _show_commit(result, json)
 
 
@@ -63,7 +65,7 @@ def delete(
 ) -> None:
     """Remove a key. Returns when a majority of the sites holds the removal; a missing key is fine."""
     with target.connect(connect, home, timeout_ms) as client:
-        result = client.delete(output.from_argument(key), db=_database(db))
+        result = client.delete(_key(key), db=_database(db))
     _show_commit(result, json)
 
 
@@ -82,6 +84,16 @@ def scan(
                 output.show_json({"key": output.jsonable(key), "value": output.jsonable(value)})
             else:
                 output.show_bytes(key, value)
+
+
+def _key(text: str) -> bytes:
+    """Return the bytes of a key. Raises OptionError for none that LMDB takes, whose own words name no limit."""
+    from zrep.errors import OptionError
+
+    raw = output.from_argument(text)
+    if not 1 <= len(raw) <= KEY_BYTES:
+        raise OptionError(f"the key has {len(raw)} bytes: give one of 1 to {KEY_BYTES}")
+    return raw
 
 
 def _database(name: str | None) -> bytes | None:

@@ -10,7 +10,7 @@ from typing import NoReturn, cast
 
 import typer
 
-from . import access, bench, cluster, demo, node, quote, status
+from . import access, bench, cluster, demo, node, output, quote, status
 
 FAILED, USAGE, NO_MASTER, REFUSED, STORAGE, INTERRUPTED = 1, 2, 3, 4, 5, 130
 
@@ -37,27 +37,27 @@ app.add_typer(bench.app, name="bench")
 
 def main() -> NoReturn:
     """Run the command line of this process and exit."""
+    output.open_standard()
     try:
         code = run(sys.argv[1:])
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read our output has gone: nobody is left to tell, and the interpreter's own flush must not try.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = FAILED
+    finally:
+        output.close_standard()
     sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code; errors have been told on stderr."""
     try:
-        return app(arguments or ["--help"], prog_name="zrep", standalone_mode=False) or 0
+        code: int = app(arguments or ["--help"], prog_name="zrep", standalone_mode=False) or 0
+        sys.stdout.flush()
+        return code
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except BrokenPipeError:
-        raise
+        return FAILED  # whoever read our output has gone: nobody is left to tell
     except Exception as error:
         code, sentence = explain(error)
-        print(f"zrep: {sentence}", file=sys.stderr)
+        output.complain(sentence)
         if os.environ.get("ZREP_DEBUG"):
             raise
         return code
@@ -79,7 +79,7 @@ def explain(error: Exception) -> tuple[int, str]:
         (NO_MASTER, (errors.ElectionFailedError, errors.LeaseExpiredError)),
         (REFUSED, (errors.JoinFailedError, errors.NotAuthorizedError)),
         (STORAGE, (errors.StorageError, errors.DiskFullError, errors.HomeInUseError)),
-        (FAILED, (errors.ZrepError, TimeoutError)),
+        (FAILED, (errors.ZrepError, TimeoutError, output.OutputError)),
         (STORAGE, (zrep.Error, OSError)),
     )
     for code, classes in codes:

@@ -4,10 +4,12 @@ Keys and values are bytes. On the way in an argument's exact bytes are taken; on
 written as they are, except in tables and JSON, where what is not UTF-8 is escaped.
 """
 
+import io
 import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +18,49 @@ MARGIN = 3
 """What a table on a terminal puts around a column, at most."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class OutputError(Exception):
+    """What is shown cannot be written; that says nothing about what was done."""
+
+
+class _Stdout(io.FileIO):
+    """Standard output, whose failures must not be taken for those of another file."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputError(f"cannot write the output: {error.strerror}") from error
+
+
+def open_standard() -> None:
+    """Make this process's standard streams fit for use; who closed one wants nothing of it.
+
+    Closed, its number would be given to the next file that is opened, and what is printed written into that.
+    """
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+    sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(_Stdout(1, "w", closefd=False)),
+        encoding=getattr(sys.stdout, "encoding", "utf-8"),
+        errors="backslashreplace",
+        line_buffering=os.isatty(1),
+    )
+
+
+def close_standard() -> None:
+    """Let go of what could not be written, of which the interpreter's own last flush would complain."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, OutputError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def from_argument(text: str) -> bytes:
@@ -38,9 +83,20 @@ def jsonable(raw: bytes | None) -> str | dict[str, str] | None:
         return {"hex": raw.hex()}
 
 
+def json_line(value: Any) -> str:
+    """Return one JSON value on one line."""
+    return json.dumps(value, ensure_ascii=False)
+
+
 def show_json(value: Any) -> None:
     """Print one JSON value on one line."""
-    print(json.dumps(value, ensure_ascii=False), flush=True)
+    print(json_line(value), flush=True)
+
+
+def complain(sentence: str) -> None:
+    """Say on stderr what is wrong; where that cannot be written, the exit code says it."""
+    with suppress(OSError):
+        print(f"zrep: {sentence}", file=sys.stderr)
 
 
 def show_bytes(*parts: bytes) -> None:

@@ -16,7 +16,12 @@ Connect = Annotated[
 Home = Annotated[
     Path | None, typer.Option("-H", "--home", metavar="DIR", help="Talk to the site that runs in this home.")
 ]
-Timeout = Annotated[int, typer.Option("--timeout-ms", metavar="N", min=1, help="Give up after so many milliseconds.")]
+TIMEOUT_MAX_MS = 86_400_000
+"""A day; what waits cannot count to any number."""
+Timeout = Annotated[
+    int,
+    typer.Option("--timeout-ms", metavar="N", min=1, max=TIMEOUT_MAX_MS, help="Give up after so many milliseconds."),
+]
 
 
 def connect(addresses: list[str] | None, home: Path | None, timeout_ms: int, *, roam: bool = True) -> "Client":
@@ -40,8 +45,12 @@ def connect(addresses: list[str] | None, home: Path | None, timeout_ms: int, *, 
 
 def local(home: Path) -> str:
     """Return the address of the site that runs in a home on this machine. Raises OptionError when none does."""
+    from zrep.endpoints import IPC_LIMIT
     from zrep.errors import OptionError
 
-    if not (home / "site.sock").exists():
+    path = home.absolute() / "site.sock"
+    if len(os.fsencode(path)) > IPC_LIMIT:
+        raise OptionError(f"the path {path} is too long for a socket, of {IPC_LIMIT} bytes at most: use -C URI")
+    if not path.exists():
         raise OptionError(f"no site runs in {home}: start one with `zrep node {home} --bind URI`, or use -C URI")
-    return f"ipc://{home.absolute() / 'site.sock'}"
+    return f"ipc://{path}"

@@ -75,6 +75,10 @@ def parse(uri: str, *, bind: bool = False) -> Endpoint:
         raise OptionError(f"endpoint {uri!r} has no {'path' if scheme == 'ipc' else 'name'}: add one after {scheme}://")
     if scheme == "ipc" and len(os.fsencode(rest)) > IPC_LIMIT:
         raise OptionError(f"the path of {uri!r} is longer than {IPC_LIMIT} bytes: use a shorter one")
+    try:
+        rest.encode()
+    except UnicodeEncodeError:
+        raise OptionError(f"endpoint {uri!r} is not UTF-8: use another one") from None
     return Endpoint(scheme, rest)
 
 

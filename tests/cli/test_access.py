@@ -1,11 +1,12 @@
 """`zrep get put delete scan status`, by address and by home, for people, pipes and programs."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.cli.command import zrep
+from tests.cli.command import COMMAND, zrep
 
 
 @pytest.fixture(params=["address", "home"])
@@ -32,6 +33,23 @@ def test_a_site_shows_its_own_writes_and_says_what_is_missing(group: Path) -> No
     assert (missing.returncode, missing.stdout) == (1, "")
     assert missing.stderr == "zrep: there is no key 'nothing': `zrep scan` lists those there are\n"
     assert json.loads(zrep("get", "nothing", "-H", home, "--json").stdout) == {"key": "nothing", "value": None}
+
+
+def test_a_database_that_is_not_there(whom: tuple[str, str]) -> None:
+    for arguments in (("get", "IBM"), ("put", "IBM", "1"), ("scan",)):
+        result = zrep(*arguments, "--db", "nowhere", *whom)
+        assert result.returncode == 2
+        assert "there is no database named b'nowhere', a program creates it by open_db" in result.stderr
+
+
+def test_an_output_that_cannot_be_written_is_no_storage_of_the_group(group: Path) -> None:
+    sites = json.loads((group / "cluster.json").read_text())["sites"]
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [*COMMAND, "status", "-C", sites[0]["address"]], stdout=full, stderr=subprocess.PIPE, timeout=30
+        )
+    assert result.returncode == 1
+    assert result.stderr == b"zrep: cannot write the output: No space left on device\n"
 
 
 def test_a_put_in_json_says_who_holds_it(whom: tuple[str, str]) -> None:

@@ -50,7 +50,15 @@ def test_an_error_has_an_exit_code_and_a_sentence(error: type[Exception], code: 
         (("get", "IBM", "-C", "tcp://127.0.0.1:1", "-H", "d"), "zrep: -C and -H both say whom to talk to"),
         (("get", "IBM", "-C", "carrier-pigeon://roof"), "zrep: "),
         (("status", "-H", "nowhere"), "zrep: no site runs in nowhere: start one with `zrep node nowhere --bind URI`"),
+        (("status", "-H", "long/" * 30), "zrep: the path /"),
+        (("get", "IBM", "-C", "tcp://127.0.0.1:1", "--timeout-ms", "9" * 20), "zrep: Invalid value for '--timeout-ms'"),
+        (("get", "", "-C", "tcp://127.0.0.1:1"), "zrep: the key has 0 bytes: give one of 1 to 511"),
+        (("put", "k" * 512, "v", "-C", "tcp://127.0.0.1:1"), "zrep: the key has 512 bytes: give one of 1 to 511"),
+        (("get", "k", "-C", "ipc:///\udcff"), "zrep: endpoint 'ipc:///\\udcff' is not UTF-8: use another one"),
         (("cluster", "status", "nowhere"), "zrep: "),
+        (("cluster", "status", "/dev/null"), "zrep: cannot read /dev/null/cluster.json: Not a directory"),
+        (("cluster", "start", "3", "/dev/null"), "zrep: /dev/null is a file, or lies below one: give another DIR"),
+        (("cluster", "start", "3", "/dev/null/d"), "zrep: /dev/null/d is a file, or lies below one: give another DIR"),
         (
             ("node", "h", "--bind", "tcp://127.0.0.1:0", "--set", "colour=red"),
             "zrep: --set: no option is named 'colour'",
@@ -84,6 +92,27 @@ def test_help_imports_nothing_of_zrep() -> None:
 def test_every_command_explains_itself() -> None:
     for each in typer.main.get_command(main.app).commands.values():  # type: ignore[attr-defined]
         assert each.help
+
+
+@pytest.mark.parametrize("arguments", ["--help", "get IBM -C tcp://127.0.0.1:1 --timeout-ms 200"])
+def test_a_closed_output_is_no_traceback(arguments: str) -> None:
+    script = f"{sys.executable} -m zrep_cli {arguments} >&-"
+    result = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=30)
+    assert result.returncode == (0 if arguments == "--help" else 3)
+    assert result.stderr.count("\n") == (0 if arguments == "--help" else 1)
+
+
+def test_an_output_that_cannot_be_written_is_called_that() -> None:
+    with open("/dev/full", "w") as full:
+        process = subprocess.run([*command.COMMAND, "--help"], stdout=full, stderr=subprocess.PIPE, timeout=30)
+    assert process.returncode == 1
+    assert process.stderr == b"zrep: cannot write the output: No space left on device\n"
+
+
+def test_a_complaint_that_cannot_be_written_leaves_the_exit_code() -> None:
+    with open("/dev/full", "w") as full:
+        process = subprocess.run([*command.COMMAND, "fly"], stdout=full, stderr=full, timeout=30)
+    assert process.returncode == 2
 
 
 def test_a_reader_that_leaves_early_is_no_traceback() -> None:

@@ -130,7 +130,7 @@ def test_databases_can_come_and_go_without_end(store: Store) -> None:
         script.commit((Op.DELETE_DB, name))
     store.apply(script.records)
     assert list(store.catalogue.handles) == [None]
-    with pytest.raises(lmdb.NotFoundError, match="open_db creates"):
+    with pytest.raises(lmdb.NotFoundError, match="there is no database named"):
         store.handle(b"scratch-1")
 
 

@@ -42,7 +42,7 @@ def missing(path: str) -> lmdb.Error:
 
 def not_found(name: bytes | None) -> lmdb.Error:
     """The error for a database that does not exist."""
-    reason = f"there is no database named {name!r}, open_db creates it"
+    reason = f"there is no database named {name!r}, a program creates it by open_db"
     return lmdb_error(lmdb.NotFoundError, "mdb_dbi_open: MDB_NOTFOUND", -30798, reason)
 
 
