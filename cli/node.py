@@ -1,23 +1,29 @@
 """`zrep node`: one site in the foreground, a line for every change of state.
 
-Decides when the process ends: on SIGTERM or SIGINT cleanly, exit 0; when the site has stopped by itself,
-with an error. The site's threads do the work; this one waits.
+Decides when the process ends: on SIGTERM or SIGINT cleanly, exit 0; with an error when the site has stopped
+by itself, or would only go on with what it has: a supervisor sees that, and a person what to do. A line that
+cannot be written ends nothing. The site's threads do the work; this one waits.
 """
 
 import gc
 import signal
-import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import output
+from . import output, target
 
 if TYPE_CHECKING:
+    from zrep.errors import ZrepError
     from zrep.events import Event
+    from zrep.ids import SiteId
     from zrep.options import Options
+
+LOOK_UP_S = 0.5
 
 HomeDirectory = Annotated[Path, typer.Argument(metavar="HOME", help="The site's directory; made if need be.")]
 Bind = Annotated[str, typer.Option("--bind", metavar="URI", help="Where to listen; port 0 picks one.")]
@@ -32,7 +38,10 @@ Priority = Annotated[
 ]
 Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Options, as TOML.")]
 JoinTimeout = Annotated[
-    int, typer.Option("--timeout-ms", metavar="N", min=1, help="How long a new site waits to be admitted.")
+    int,
+    typer.Option(
+        "--timeout-ms", metavar="N", min=1, max=target.TIMEOUT_MAX_MS, help="How long a new site waits to be admitted."
+    ),
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One option; repeat.")]
 
@@ -54,8 +63,14 @@ def node(
     import zrep
 
     changes: SimpleQueue[Event | None] = SimpleQueue()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda *_: changes.put(None))
+
+    def stop() -> None:
+        changes.put(None)
+
+    def give_up() -> None:
+        _on_signals(stop)  # a second one must not interrupt the closing
+        raise KeyboardInterrupt
+
     site = zrep.Site(
         home,
         bind=bind,
@@ -67,12 +82,31 @@ def node(
         options=_options(config, set_ or []),
     )
     site.on_event(changes.put)
-    with site.start(timeout_ms):
-        gc.freeze()  # a full collection looks at all modules otherwise, and the engine stands still meanwhile
-        _say(json, "ready", site=site.site, durability=site.stat()["durability"], address=site.address)
-        while (change := changes.get()) is not None:
-            _tell(json, change)
+    try:
+        _on_signals(give_up)
+        with site.start(timeout_ms):
+            _on_signals(stop)
+            gc.freeze()  # a full collection looks at all modules otherwise, and the engine stands still meanwhile
+            _say(json, "ready", site=site.site, durability=site.stat()["durability"], address=site.address)
+            while (change := _next(changes)) is not None:
+                _tell(json, change)
+                if (end := _end(change, site.site, home)) is not None:
+                    raise end
+    except KeyboardInterrupt:
+        pass  # before it was ready
     _say(json, "stopped")
+
+
+def _next(changes: "SimpleQueue[Event | None]") -> "Event | None":
+    """Wait for a change; looking up now and then, as Python sees no signal that came just before it began to wait."""
+    while True:
+        with suppress(Empty):
+            return changes.get(timeout=LOOK_UP_S)
+
+
+def _on_signals(function: Callable[[], None]) -> None:
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: function())
 
 
 def _options(config: Path | None, settings: list[str]) -> "Options":
@@ -83,28 +117,46 @@ def _options(config: Path | None, settings: list[str]) -> "Options":
     return Options.from_settings(settings, "--set", Options.from_environ(base=base))
 
 
+def _end(change: "Event", site: "SiteId", home: Path) -> "ZrepError | None":
+    """Return what the process ends with after this change; None where the site goes on by itself.
+
+    A site that lost trust, has a twin or is no member any more still answers reads, with what it had then:
+    nobody would notice.
+    """
+    from zrep import errors, events
+
+    match change:
+        case events.StorageFailed():
+            return errors.StorageError(f"the site stopped: {change.reason}")
+        case events.Panic():
+            return errors.ZrepError(f"the site stopped, please report it: {change.reason}")
+        case events.Diverged():
+            return errors.StorageError(
+                f"the log in {home} differs from what the group made permanent; start it again: "
+                "it joins its group as a new site"
+            )
+        case events.DuplicateSite() if change.site == site:
+            return errors.HomeInUseError(
+                f"another process runs as this site, from a copy of {home}: stop one of them; "
+                "a further site joins its group with an empty home"
+            )
+        case events.JoinFailure():
+            return errors.JoinFailedError(f"the site cannot go on: {change.reason}")
+        case events.LocalSiteRemoved():
+            return errors.JoinFailedError("the group removed this site: join with a new home")
+    return None
+
+
 def _tell(json: bool, change: "Event") -> None:
     from dataclasses import asdict
 
-    from zrep.errors import StorageError, ZrepError
-    from zrep.events import Panic, StorageFailed
-
-    if json:
-        output.show_json({"event": change.name, **asdict(change)})
-    else:
-        _print(f"zrep node: {change}")
-    if isinstance(change, StorageFailed):
-        raise StorageError(f"the site stopped: {change.reason}")
-    if isinstance(change, Panic):
-        raise ZrepError(f"the site stopped, please report it: {change.reason}")
+    line = output.json_line({"event": change.name, **asdict(change)}) if json else f"zrep node: {change}"
+    output.show_or_drop(line)
 
 
 def _say(json: bool, event: str, **facts: object) -> None:
     if json:
-        output.show_json({"event": event, **facts})
+        line = output.json_line({"event": event, **facts})
     else:
-        _print(" ".join(("zrep node:", event, *(f"{name}={value}" for name, value in facts.items()))))
-
-
-def _print(line: str) -> None:
-    print(line, file=sys.stdout, flush=True)
+        line = " ".join(("zrep node:", event, *(f"{name}={value}" for name, value in facts.items())))
+    output.show_or_drop(line)

@@ -99,6 +99,12 @@ def complain(sentence: str) -> None:
         print(f"zrep: {sentence}", file=sys.stderr)
 
 
+def show_or_drop(line: str) -> None:
+    """Print a line at once, past all buffers, or not at all where it cannot be written."""
+    with suppress(OSError):
+        os.write(sys.stdout.fileno(), f"{line}\n".encode(errors="backslashreplace"))
+
+
 def show_bytes(*parts: bytes) -> None:
     """Print a line of exact bytes, parts separated by tabs."""
     sys.stdout.flush()

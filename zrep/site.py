@@ -24,11 +24,14 @@ from zrep.options import MILLISECOND, Options
 from zrep.records import Member
 from zrep.replica.replica import Replica, Role
 from zrep.service import serve, status
+from zrep.storage.home import is_unused
 
 if TYPE_CHECKING:
     import zmq
 
 JOIN_TIMEOUT_MS = 10_000
+LOOK_UP_S = 0.5
+"""Python sees no signal that came just before it began to wait: so long at most until it does."""
 KNOWN_TIMEOUT_MS = 1000
 """How long a member that was told to join again listens for a refusal before it starts all the same."""
 
@@ -103,6 +106,8 @@ class Site:
         """
         if self._engine is not None:
             raise ZrepError("this site is started already")
+        if not (self._create or self._join) and is_unused(self.home):
+            raise self._belongs_nowhere()  # and nothing was made there
         opened = Opened(self.home, self._options)
         try:
             self._start(opened)
@@ -121,10 +126,7 @@ class Site:
     def _start(self, opened: Opened) -> None:
         meta = opened.meta
         if not (meta.group or meta.seeds or self._create or self._join):
-            raise OptionError(
-                f"{self.home} belongs to no group: give create=True (--create) to found one, "
-                f"or join=[address] (--join) to enter one"
-            )
+            raise self._belongs_nowhere()
         now = time.monotonic_ns()
         rng = random.SystemRandom()
         bus = Bus(
@@ -183,6 +185,12 @@ class Site:
         if self._needs_join(replica):
             self._engine.call(lambda: replica.join(time.monotonic_ns()))
 
+    def _belongs_nowhere(self) -> OptionError:
+        return OptionError(
+            f"{self.home} belongs to no group: found one by --create (in a program: create=True), "
+            "or enter one by --join URI (join=[URI])"
+        )
+
     def _local_endpoint(self, opened: Opened) -> str | None:
         """Where processes of this host reach the site: `ipc://HOME/site.sock`, if the path is not too long."""
         path = str(opened.home.socket_path)
@@ -208,10 +216,13 @@ class Site:
         deadline = time.monotonic() + (min(timeout_ms, KNOWN_TIMEOUT_MS) if listed else timeout_ms) / 1000
         with self._dispatcher.subscribe(history=True) as events:
             while not (self._is_listed(replica) and (answered or not listed)):
-                event = events.get(max(deadline - time.monotonic(), 0))
+                left = deadline - time.monotonic()
+                event = events.get(min(max(left, 0), LOOK_UP_S))
                 if engine.failure is not None:
                     raise engine.failure
                 if event is None:
+                    if left > 0:
+                        continue
                     if listed:
                         return
                     raise self._nobody_admits(answered, replica.join_text, reasons, timeout_ms)

@@ -52,6 +52,7 @@ def test_an_error_has_an_exit_code_and_a_sentence(error: type[Exception], code: 
         (("status", "-H", "nowhere"), "zrep: no site runs in nowhere: start one with `zrep node nowhere --bind URI`"),
         (("status", "-H", "long/" * 30), "zrep: the path /"),
         (("get", "IBM", "-C", "tcp://127.0.0.1:1", "--timeout-ms", "9" * 20), "zrep: Invalid value for '--timeout-ms'"),
+        (("node", "h", "--bind", "tcp://127.0.0.1:0", "--timeout-ms", "9" * 20), "zrep: Invalid value for '--timeout"),
         (("get", "", "-C", "tcp://127.0.0.1:1"), "zrep: the key has 0 bytes: give one of 1 to 511"),
         (("put", "k" * 512, "v", "-C", "tcp://127.0.0.1:1"), "zrep: the key has 512 bytes: give one of 1 to 511"),
         (("get", "k", "-C", "ipc:///\udcff"), "zrep: endpoint 'ipc:///\\udcff' is not UTF-8: use another one"),

@@ -2,19 +2,24 @@
 
 import json
 import os
+import resource
+import shutil
 import signal
 import socket
 import struct
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
-from cli.processes import local_addresses
+from cli import main, node
+from cli.processes import local_addresses, wait_until
 from tests.cli.command import COMMAND, zrep
+from zrep import events
 from zrep.errors import ZrepError
+from zrep.ids import Lsn, SiteId
 
 FREE = "tcp://127.0.0.1:0"
 
@@ -64,6 +69,112 @@ def test_its_changes_are_json_if_asked(tmp_path: Path) -> None:
     assert [json.loads(line)["event"] for line in said.splitlines()][-1] == "stopped"
 
 
+def test_a_full_disk_for_the_output_ends_no_site(tmp_path: Path) -> None:
+    """Everybody's output is lost; the master is killed, and the others have much to say about that."""
+    addresses = local_addresses(3)
+    with ExitStack() as stack:
+        full = stack.enter_context(open("/dev/full", "w"))
+        nodes = []
+        for number, address in enumerate(addresses):
+            role = ["--join", addresses[0]] if number else ["--create"]
+            command = [*COMMAND, "node", str(tmp_path / str(number)), "--bind", address, *role]
+            nodes.append(subprocess.Popen(command, stdout=full, stderr=full))
+            stack.callback(nodes[-1].wait, 20)
+            stack.callback(nodes[-1].kill)
+            wait_until(lambda: votes(addresses[0]) == len(nodes), 20, "the site did not become a voter")
+        nodes[0].kill()
+        for address in addresses[1:]:
+            put = zrep("put", "IBM", "142.30", "-C", address, "--timeout-ms", "20000")
+            assert put.returncode == 0, put.stderr
+        for survivor in nodes[1:]:
+            survivor.terminate()
+            assert survivor.wait(20) == 0
+
+
+def votes(address: str) -> int:
+    """Return how many voters a site knows."""
+    said = zrep("status", "-C", address, "--json")
+    return sum(site["member"] == "voter" for site in json.loads(said.stdout)["sites"]) if said.stdout else 0
+
+
+def test_a_reader_that_leaves_ends_no_site(tmp_path: Path) -> None:
+    with running(tmp_path / "a", "--bind", FREE, "--create") as process:
+        address = address_of(process)
+        assert process.stdout is not None
+        process.stdout.close()
+        with running(tmp_path / "b", "--bind", FREE, "--join", address) as other:
+            first_line(other)
+            assert zrep("put", "IBM", "142.30", "-C", address).returncode == 0
+            process.terminate()
+            assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_wait_for_a_group(tmp_path: Path, signum: signal.Signals) -> None:
+    (nobody,) = local_addresses(1)
+    with running(tmp_path / "a", "--bind", FREE, "--join", nobody, "--timeout-ms", "600000") as process:
+        wait_until((tmp_path / "a" / "site.sock").exists, 20, "it does not listen")
+        process.send_signal(signum)
+        said, complained = process.communicate(timeout=20)
+    assert (process.returncode, said, complained) == (0, "zrep node: stopped\n", "")
+
+
+ENDS = [
+    (events.StorageFailed("no space"), 5, "the site stopped: no space"),
+    (events.Panic("a bug"), 1, "please report it: a bug"),
+    (events.Diverged(Lsn(7)), 5, "start it again: it joins its group as a new site"),
+    (events.DuplicateSite(SiteId("us")), 5, "another process runs as this site, from a copy of home"),
+    (events.JoinFailure("the group removed this site: join with a new home"), 4, "the group removed this site"),
+    (events.LocalSiteRemoved(), 4, "the group removed this site"),
+]
+
+
+@pytest.mark.parametrize(("change", "code", "sentence"), ENDS, ids=lambda value: getattr(value, "name", None))
+def test_what_a_site_cannot_get_over_ends_it_in_a_sentence(change: events.Event, code: int, sentence: str) -> None:
+    error = node._end(change, SiteId("us"), Path("home"))
+    assert error is not None
+    found, said = main.explain(error)
+    assert found == code
+    assert sentence in said
+
+
+def test_what_happens_to_others_is_news() -> None:
+    assert node._end(events.DuplicateSite(SiteId("them")), SiteId("us"), Path("home")) is None
+    assert node._end(events.SiteRemoved(SiteId("them")), SiteId("us"), Path("home")) is None
+    assert str(events.JoinFailure("so it is")) == "JOIN_FAILURE reason=so it is"
+
+
+def test_a_site_whose_copy_speaks_says_so_and_ends(tmp_path: Path) -> None:
+    with running(tmp_path / "a", "--bind", FREE, "--create") as process:
+        first_line(process)
+        process.terminate()
+        process.communicate(timeout=20)
+    shutil.copytree(tmp_path / "a", tmp_path / "copy", ignore=shutil.ignore_patterns("*.sock"))
+    with running(tmp_path / "a", "--bind", FREE) as process:
+        address = address_of(process)
+        with running(tmp_path / "copy", "--bind", FREE, "--join", address):
+            said, complained = process.communicate(timeout=20)
+    assert process.returncode == 5
+    assert "zrep node: DUPLICATE_SITE" in said
+    assert complained.startswith("zrep: another process runs as this site, from a copy of")
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux limits another process")
+def test_a_full_disk_stops_the_site_and_the_sentence_says_what_to_do(tmp_path: Path) -> None:
+    with running(tmp_path / "a", "--bind", FREE, "--create") as process:
+        address = address_of(process)
+        assert zrep("put", "IBM", "142.30", "-C", address).returncode == 0
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0, 0))
+        assert zrep("put", "IBM", "142.31", "-C", address, "--timeout-ms", "1000").returncode != 0
+        _, complained = process.communicate(timeout=20)
+    assert process.returncode == 5
+    assert complained.splitlines()[-1].startswith("zrep: the site stopped: no space ")
+    assert complained.endswith(", nothing was lost: free some and start the site again\n")
+    with running(tmp_path / "a", "--bind", FREE) as process:
+        address = address_of(process)
+        assert zrep("put", "IBM", "142.32", "-C", address).returncode == 0
+
+
 def test_it_says_what_durability_the_group_has(tmp_path: Path) -> None:
     """It is the founder's choice, whatever a site that joins asks for."""
     with running(tmp_path / "a", "--bind", FREE, "--create", "--set", "durability=process") as founder:
@@ -94,8 +205,9 @@ def refused(*arguments: str | Path) -> tuple[int, str]:
 def test_a_new_home_must_be_told_to_create_or_to_join(tmp_path: Path) -> None:
     code, sentence = refused(tmp_path / "a", "--bind", FREE)
     assert code == 2
-    assert "create" in sentence
-    assert "join" in sentence
+    assert "--create" in sentence
+    assert "--join" in sentence
+    assert not (tmp_path / "a").exists()
 
 
 @pytest.mark.parametrize("address", ["pigeon://roof", "tcp://127.0.0.1:99999", "127.0.0.1:7001", "tcp://127.0.0.1"])
@@ -103,6 +215,12 @@ def test_an_address_that_is_none_is_refused(tmp_path: Path, address: str) -> Non
     code, sentence = refused(tmp_path / "a", "--bind", address, "--create")
     assert code == 2
     assert address in sentence
+
+
+def test_a_path_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    code, sentence = refused(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"), "--bind", FREE, "--create")
+    assert code == 2
+    assert "is not UTF-8" in sentence
 
 
 def test_an_open_address_without_keys_is_refused(tmp_path: Path) -> None:

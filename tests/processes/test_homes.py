@@ -52,7 +52,11 @@ def test_a_site_restored_from_an_old_copy_joins_as_a_new_one(
         shutil.copytree(tmp_path / "copy", victim.home)
         network.cut([(victim.index, other.index)])  # else it may catch up with that one, unseen
         victim.start(*QUICK)
-        eventually(lambda: "DIVERGED" in victim.log.read_text(), "it was not told that it lost records")
+        eventually(lambda: not victim.running, "it was not told that it lost records")
+        assert victim.process is not None
+        assert victim.process.returncode == 5
+        assert "DIVERGED" in victim.log.read_text()
+        assert victim.log.read_text().endswith("start it again: it joins its group as a new site\n")
         network.heal()
         writer.await_more()
         assert voters(proxied) == before
