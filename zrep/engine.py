@@ -13,6 +13,7 @@ majority holds it, it is committed and its writers are answered (`commits`). Wha
 
 import atexit
 import logging
+import os
 import random
 import threading
 import time
@@ -109,6 +110,7 @@ class Engine:
         self._site: SiteId = replica.state.site
         self._logger = logging.getLogger(f"zrep.engine.{name}")
         self._thread = threading.Thread(target=self._run, name=f"zrep-engine-{name}", daemon=True)
+        self._pid = os.getpid()
         self._stopping = False
         self._asleep = False
         self._woken = False
@@ -154,8 +156,13 @@ class Engine:
         atexit.register(self.stop)
 
     def stop(self) -> None:
-        """End the thread: what waits is told, the log is flushed, everything is closed. Idempotent."""
+        """End the thread: what waits is told, the log is flushed, everything is closed. Idempotent.
+
+        Nothing in a forked child, which has the parent's wake-up and none of its threads.
+        """
         atexit.unregister(self.stop)
+        if self._pid != os.getpid():
+            return
         if not self._stopping:
             self._stopping = True
             self.wake()

@@ -4,8 +4,10 @@
 tells what happens, and answers who is who. Everything else is done by what it holds.
 """
 
+import os
 import random
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,8 +17,8 @@ from zrep.bus.bus import Bus
 from zrep.dispatch import Dispatcher
 from zrep.endpoints import IPC_LIMIT
 from zrep.engine import Engine
-from zrep.environment import Environment
-from zrep.errors import JoinFailedError, NoMasterError, OptionError, ZrepError
+from zrep.environment import Absent, Environment
+from zrep.errors import ForkError, JoinFailedError, NoMasterError, OptionError, ZrepError
 from zrep.events import ConnectEstd, ConnectTryFailed, Event, JoinFailure
 from zrep.ids import VERSION, SiteId
 from zrep.opening import Opened
@@ -34,6 +36,8 @@ LOOK_UP_S = 0.5
 """Python sees no signal that came just before it began to wait: so long at most until it does."""
 KNOWN_TIMEOUT_MS = 1000
 """How long a member that was told to join again listens for a refusal before it starts all the same."""
+_FORKED = "the site was started before a fork and is the parent's: fork before starting it, or spawn the process"
+_sites: "weakref.WeakSet[Site]" = weakref.WeakSet()
 
 
 class SiteInfo(NamedTuple):
@@ -58,7 +62,8 @@ class Site:
     A new home needs `create=True` (found a group) or `join=[…]` (addresses of its sites); a restart needs
     neither. Of equally up-to-date sites the one with the highest `priority` is elected; 0: never.
     `context` shares the application's ZeroMQ context, `socket_hook(socket, purpose)` sees every socket
-    before it binds or connects. Several sites in one process are fine.
+    before it binds or connects. Several sites in one process are fine. In a forked child a running site
+    stays the parent's: leaving it does nothing there, any other use raises ForkError.
     """
 
     def __init__(
@@ -89,12 +94,14 @@ class Site:
         self._opened: Opened | None = None
         self._engine: Engine | None = None
         self._env: Environment | None = None
+        self._forked = False
         if not self._bind:
             raise OptionError("bind names no address: give one, for example tcp://127.0.0.1:7001")
         if create and self._join:
             raise OptionError("create founds a group and join enters one: give one of them")
         if not 0 <= priority <= 1_000_000:
             raise OptionError(f"priority={priority} is out of range: use 0 (never master) to 1000000")
+        _sites.add(self)
 
     # Life.
 
@@ -104,6 +111,8 @@ class Site:
         Raises OptionError, StorageError, HomeInUseError for what is wrong here, and JoinFailedError when
         no group admitted this site within `timeout_ms`; everything is closed again then.
         """
+        if self._forked:
+            raise ForkError(_FORKED)
         if self._engine is not None:
             raise ZrepError("this site is started already")
         if not (self._create or self._join) and is_unused(self.home):
@@ -252,7 +261,9 @@ class Site:
         )
 
     def stop(self) -> None:
-        """Leave cleanly and close everything; the other sites notice at once. Idempotent."""
+        """Leave cleanly and close everything; the other sites notice at once. Idempotent; nothing in a forked child."""
+        if self._forked:
+            return
         engine, opened = self._engine, self._opened
         if engine is not None:
             engine.stop()
@@ -262,7 +273,7 @@ class Site:
         self._dispatcher.close()
 
     def __enter__(self) -> "Site":
-        return self if self._engine is not None else self.start()
+        return self if self._engine is not None and not self._forked else self.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -350,6 +361,26 @@ class Site:
         """Iterate over the events from now on, until the site stops."""
         return iter(self._dispatcher.subscribe())
 
+    # A fork.
+
+    def forked(self) -> None:
+        """Become unusable: this process is a child, and everything here is its parent's.
+
+        A site that does not run is nobody's yet. The locks may have been held by threads that this process has not.
+        """
+        if self._opened is None:
+            return
+        self._forked = True
+        self._engine = self._dispatcher = Absent(lambda: ForkError(_FORKED))  # type: ignore[assignment]
+
 
 def _listed(value: str | Sequence[str]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _after_fork() -> None:
+    for site in list(_sites):
+        site.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)

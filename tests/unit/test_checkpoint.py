@@ -13,7 +13,7 @@ import pytest
 import zrep
 from tests.unit.test_store import OPTIONS, SITE, Script
 from zrep import codec, engine
-from zrep.errors import DiskFullError, StorageError
+from zrep.errors import DiskFullError, ForkError, StorageError
 from zrep.options import MIB, MILLISECOND, Options
 from zrep.records import Config, Kind, Member, Op, Tip
 from zrep.storage import checkpoint, home, sealed
@@ -395,3 +395,23 @@ def test_a_home_whose_store_and_log_are_damaged_says_what_to_do(tmp_path: Path) 
             StorageError, match="does not tell any more whom to copy from: restore it from a backup, or"
         ):
             zrep.open(home)
+
+
+def test_a_forked_child_takes_none_and_releases_none(store: Store, path: Path) -> None:
+    tip = written(store)
+    before, pinned = load(path), store.env.readers()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            checkpoints = store.checkpoints
+            for step in (lambda: checkpoints.take(tip), checkpoints.unpin, lambda: checkpoints.pin(tip)):
+                with pytest.raises(ForkError, match="parent's"):
+                    step()
+            store.close()
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert load(path) == before
+    assert store.env.readers() == pinned

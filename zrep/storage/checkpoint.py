@@ -36,7 +36,7 @@ from typing import NamedTuple
 
 import lmdb
 
-from zrep.errors import DiskFullError, StorageError, ZrepError, invariant
+from zrep.errors import DiskFullError, ForkError, StorageError, ZrepError, invariant
 from zrep.ids import Nanoseconds
 from zrep.options import MIB, MILLISECOND
 from zrep.records import Tip
@@ -113,6 +113,19 @@ class Checkpoints:
         self._ended_at: Nanoseconds | None = 0
         """When the last helper was done; None until the next `tick`."""
         self._nbytes = 0
+        self._pid = os.getpid()
+
+    @property
+    def inherited(self) -> bool:
+        """Whether this process is a forked child: file and pins are the parent's, who writes on.
+
+        A clean close noted here would outlive the parent's crash, and a pin released here is the parent's.
+        """
+        return self._pid != os.getpid()
+
+    def _check_process(self) -> None:
+        if self.inherited:
+            raise ForkError(f"the store of {self._path} is the parent's: a forked child leaves it alone")
 
     @property
     def deadline(self) -> Nanoseconds | None:
@@ -161,6 +174,7 @@ class Checkpoints:
 
     def collect(self) -> None:
         """Take in what the helper has done; waits for it. Raises StorageError, which stops the site."""
+        self._check_process()
         if self._helper is None:
             return
         self._hurry.set()
@@ -196,8 +210,8 @@ class Checkpoints:
             self._pinned = None
 
     def close(self, tip: Tip) -> None:
-        """Take the last one. Idempotent."""
-        if self._fd < 0:
+        """Take the last one; not in a forked child. Idempotent."""
+        if self._fd < 0 or self.inherited:
             return
         try:
             self.take(tip, clean=True)
@@ -213,6 +227,7 @@ class Checkpoints:
 
     def pin(self, tip: Tip) -> _Pin:
         """Hold the newest snapshot, and read its meta page while no later commit can have written over it."""
+        self._check_process()
         self._due_at, self._nbytes = None, 0
         txn = self._env.begin()
         try:
@@ -231,6 +246,7 @@ class Checkpoints:
         Raises DiskFullError when there is no room for the file: the checkpoint before stands. Any other failure
         is final, as what it covered may never reach the disk: the next start goes back to the one before.
         """
+        self._check_process()
         if not self._sync:
             return
         if self._failure is not None:

@@ -96,8 +96,10 @@ class Store:
             raise StorageError(f"{self.path} cannot be used: {error}") from None
 
     def close(self) -> None:
-        self.checkpoints.close(self.applied.tip)
-        self.env.close()
+        """Take the last checkpoint and close LMDB; nothing in a forked child, where all of it is the parent's."""
+        if not self.checkpoints.inherited:
+            self.checkpoints.close(self.applied.tip)
+            self.env.close()
 
     def apply(self, records: Sequence[Record], like: Catalogue | None = None) -> None:
         """Add the records after `applied`, all permanent; a great many of them in several transactions.
