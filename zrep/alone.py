@@ -92,12 +92,14 @@ def open(
 def _open(path: str, options: Options, asked: dict[str, Any]) -> Environment:
     opened = Opened(path, options)
     try:
-        env = Environment(_engine(opened), opened, path, owned=True)
+        engine = _engine(opened)
+        env = Environment(engine, opened, path, owned=True)
     except BaseException:
         opened.close()
         raise
     env.asked = asked
     try:
+        engine.start()
         env.await_writable(OPEN_TIMEOUT_MS)
     except BaseException:
         env.close()
@@ -152,7 +154,7 @@ def _check_path(path: str, create: bool) -> None:
 
 
 def _engine(opened: Opened) -> Engine:
-    """Start the engine of a group of one."""
+    """Make the engine of a group of one."""
     opened.found(time.time_ns())
     replica = Replica(
         meta=opened.meta,
@@ -165,7 +167,7 @@ def _engine(opened: Opened) -> Engine:
     )
     if len(replica.config.members) > 1:
         raise OptionError(f"{opened.home.path} belongs to a group of several sites: start it as a Site")
-    engine = Engine(
+    return Engine(
         replica=replica,
         log=opened.log,
         metafile=opened.home.metafile,
@@ -175,5 +177,3 @@ def _engine(opened: Opened) -> Engine:
         name=opened.home.path.name,
         on_event=lambda event: None,
     )
-    engine.start()
-    return engine

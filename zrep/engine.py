@@ -110,6 +110,11 @@ class Engine:
         self._site: SiteId = replica.state.site
         self._logger = logging.getLogger(f"zrep.engine.{name}")
         self._thread = threading.Thread(target=self._run, name=f"zrep-engine-{name}", daemon=True)
+        self._fate: dict[str, bool] = {}
+        """Whether the thread "runs", said once: by itself as it begins, or by who stops the engine before that."""
+        self._running = threading.Lock()
+        """Held until the thread has closed everything. After Ctrl-C in a join the next one would not wait."""
+        self._running.acquire()
         self._pid = os.getpid()
         self._stopping = False
         self._asleep = False
@@ -151,23 +156,30 @@ class Engine:
     # Life.
 
     def start(self) -> None:
-        """Start the thread. It is a daemon and stops itself at exit, so that a forgotten close hangs nothing."""
-        self._thread.start()
+        """Start the thread. It is a daemon and stops itself at exit, so that a forgotten close hangs nothing.
+
+        Who is interrupted in here calls `stop`: the thread may have begun, or be about to.
+        """
         atexit.register(self.stop)
+        self._thread.start()
 
     def stop(self) -> None:
         """End the thread: what waits is told, the log is flushed, everything is closed. Idempotent.
 
-        Nothing in a forked child, which has the parent's wake-up and none of its threads.
+        May be interrupted, and called again. Nothing in a forked child, which has the parent's wake-up and none
+        of its threads.
         """
+        if self._pid == os.getpid():
+            if not self._stopping:
+                self._stopping = True
+                self.wake()
+            if not self._fate.setdefault("runs", False):
+                if not self._closed:
+                    self._close()
+            elif threading.current_thread() is not self._thread:
+                with self._running:
+                    pass
         atexit.unregister(self.stop)
-        if self._pid != os.getpid():
-            return
-        if not self._stopping:
-            self._stopping = True
-            self.wake()
-        if self._thread.is_alive() and threading.current_thread() is not self._thread:
-            self._thread.join()
 
     @property
     def alive(self) -> bool:
@@ -290,6 +302,8 @@ class Engine:
     # The loop.
 
     def _run(self) -> None:
+        if not self._fate.setdefault("runs", True):
+            return  # it was stopped before it began
         self.inqueue.serve()
         try:
             self._turn_until_stopped()
@@ -301,7 +315,10 @@ class Engine:
         except Exception as error:
             self._fail(error, Panic(f"{type(error).__name__}: {error}"))
         finally:
-            self._close()
+            try:
+                self._close()
+            finally:
+                self._running.release()
 
     def _turn_until_stopped(self) -> None:
         now = time.monotonic_ns()

@@ -117,22 +117,21 @@ class Site:
             raise ZrepError("this site is started already")
         if not (self._create or self._join) and is_unused(self.home):
             raise self._belongs_nowhere()  # and nothing was made there
-        opened = Opened(self.home, self._options)
         try:
-            self._start(opened)
-        except BaseException:
-            if self._engine is None:
-                opened.close()
-            self.stop()
-            raise
-        try:
+            self._opened = opened = Opened(self.home, self._options)
+            self._engine = engine = self._make_engine(opened)
+            self._env = Environment(engine, opened, self.home)
+            engine.start()
+            if self._needs_join(engine.replica):
+                engine.call(lambda: engine.replica.join(time.monotonic_ns()))
             self._wait_until_admitted(timeout_ms)
         except BaseException:
             self.stop()
             raise
         return self
 
-    def _start(self, opened: Opened) -> None:
+    def _make_engine(self, opened: Opened) -> Engine:
+        """Bind, found the group if asked to, and put together what will run."""
         meta = opened.meta
         if not (meta.group or meta.seeds or self._create or self._join):
             raise self._belongs_nowhere()
@@ -174,25 +173,20 @@ class Site:
             bus.members(replica.config.members)
             for endpoint in self._join or meta.seeds:
                 bus.seed(endpoint)
+            return Engine(
+                replica=replica,
+                log=opened.log,
+                metafile=opened.home.metafile,
+                store=opened.store,
+                transport=bus,
+                options=self._options,
+                name=self.home.name,
+                on_event=self._dispatcher.put,
+                on_request=serve,
+            )
         except BaseException:
             bus.close()
             raise
-        self._opened = opened
-        self._engine = Engine(
-            replica=replica,
-            log=opened.log,
-            metafile=opened.home.metafile,
-            store=opened.store,
-            transport=bus,
-            options=self._options,
-            name=self.home.name,
-            on_event=self._dispatcher.put,
-            on_request=serve,
-        )
-        self._env = Environment(self._engine, opened, self.home)
-        self._engine.start()
-        if self._needs_join(replica):
-            self._engine.call(lambda: replica.join(time.monotonic_ns()))
 
     def _belongs_nowhere(self) -> OptionError:
         return OptionError(

@@ -48,10 +48,10 @@ def in_child(work: Callable[[], object]) -> None:
     assert os.waitstatus_to_exitcode(statuses[-1]) == 0
 
 
-def run(program: str, home: Path) -> tuple[int, str]:
+def run(program: str, *arguments: str | Path) -> tuple[int, str]:
     """Run a program, and whatever it forks, to its end; return its exit code and what it said."""
     with subprocess.Popen(
-        [sys.executable, "-c", program, str(home)], stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         try:
             said = process.communicate(timeout=DEADLINE_S)[0]
@@ -119,3 +119,58 @@ def test_a_child_that_leaves_the_block_spoils_nothing_for_its_parents_next_start
     with zrep.Site(home, bind="tcp://127.0.0.1:0") as site:
         site.wait_for_master()
         assert site.env.get(b"a") == b"2"
+
+
+# After Ctrl-C.
+
+
+INTERRUPTED = """
+import signal, sys, threading, zrep
+from zrep.storage.writers import Writers
+
+home, kind, when = sys.argv[1:]
+
+def opened():
+    if kind == "site":
+        return zrep.Site(home, bind="tcp://127.0.0.1:0", create=True).start().stop
+    return zrep.open(home).close
+
+opened()()
+begin, writing = threading.Event(), threading.Event()
+admit, start, start_new_thread = Writers.admit, threading.Thread.start, threading._start_new_thread
+Writers.admit = lambda *arguments: (admit(*arguments), writing.set())
+
+def start_late(run, arguments):
+    start_new_thread(lambda: begin.wait() and run(*arguments), ())
+    signal.raise_signal(signal.SIGINT)
+
+def interrupted(thread):
+    if not thread.name.startswith("zrep-engine"):
+        return start(thread)
+    if when == "before it starts":
+        signal.raise_signal(signal.SIGINT)
+    if when == "before it begins":
+        threading._start_new_thread = start_late
+    start(thread)
+    writing.wait()
+    signal.raise_signal(signal.SIGINT)
+
+threading.Thread.start = interrupted
+try:
+    opened()
+except KeyboardInterrupt:
+    print("interrupted")
+threading.Thread.start, threading._start_new_thread = start, start_new_thread
+close = opened()
+begin.set()
+close()
+while any(thread.name.startswith("zrep-engine") for thread in threading.enumerate()):
+    pass
+print("closed")
+"""
+
+
+@pytest.mark.parametrize("kind", ["site", "environment"])
+@pytest.mark.parametrize("when", ["before it starts", "before it begins", "as it writes"])
+def test_who_is_interrupted_as_the_engine_starts_leaves_nothing_open(home: Path, kind: str, when: str) -> None:
+    assert run(INTERRUPTED, home, kind, when) == (0, "interrupted\nclosed\n")

@@ -220,8 +220,8 @@ class Checkpoints:
         if self._pinned is not None:
             self._pinned.txn.abort()
             self._pinned = None
-        os.close(self._fd)
-        self._fd = -1
+        fd, self._fd = self._fd, -1
+        os.close(fd)
 
     # The steps of one.
 

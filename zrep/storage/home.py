@@ -128,8 +128,8 @@ class Home:
         """Release the lock."""
         if self._lock is not None:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
-            os.close(self._lock)
-            self._lock = None
+            fd, self._lock = self._lock, None
+            os.close(fd)
 
     def _close_in_child(self) -> None:
         """Let go of the descriptor, not of the lock.

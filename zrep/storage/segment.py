@@ -230,9 +230,9 @@ class Segment:
         sync_directory(self.path.parent)
 
     def close(self) -> None:
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        fd, self._fd = self._fd, None  # first: who is interrupted, and closes again, must not close another's
+        if fd is not None:
+            os.close(fd)
 
     def _note(self, tip: Tip, length: int, floor: Lsn) -> None:
         self._offsets.append(self.end)
