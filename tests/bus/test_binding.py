@@ -1,13 +1,16 @@
 """Where a site listens: what it advertises, and binds that fail with a sentence."""
 
+import fcntl
 import os
 import socket
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 import zmq
 
 from tests.bus.net import A, B, Net
+from zrep.bus.acquaintance import Acquaintance
 from zrep.bus.sockets import Socket
 from zrep.endpoints import parse
 from zrep.errors import OptionError
@@ -108,3 +111,22 @@ def test_every_socket_is_shown_before_it_binds_or_connects(tcp: Net) -> None:
     tcp.until_connected()
     assert {purpose for purpose, _ in shown} == {"router", "publisher", "subscriber", "control", "bulk"}
     assert {last for _, last in shown} == {b""}
+
+
+@pytest.mark.parametrize("where", [(fcntl, "flock"), (Acquaintance, "__init__")], ids=["as it locks", "as it ends"])
+def test_who_is_interrupted_as_it_binds_holds_nothing(
+    tcp: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: tuple[Any, str]
+) -> None:
+    """Ctrl-C when a path was locked just now, or when every socket is open."""
+    bind = f"ipc://{tmp_path}/sock"
+    real = getattr(*where)
+
+    def interrupted(*arguments: object, **options: object) -> NoReturn:
+        real(*arguments, **options)
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(*where, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tcp.bus(A, bind=bind)
+    tcp.bus(A, bind=bind)

@@ -71,45 +71,48 @@ class Bus:
         self._context = zmq.Context() if context is None else context
         self._owns_context = context is None
         self._sockets = Sockets(self._context, socket_hook)
+        self._wake = Wake()
         try:
             listening = listen(
                 self._sockets, bind, local=local, publish=publish, advertise=advertise, insecure=insecure
             )
+            self._router, _, self.endpoints, self.publish = listening
+            self._publisher = Publisher(listening.publisher)
+            self._resolver = Resolver(self._wake.set)
+            self._readers = Readers(self._wake)
+            self._subscriber = Subscriber(self._sockets.subscriber(), site, incarnation, self._readers.doubt)
+            self._news: list[Arrival] = []
+            self._reported: set[str] = set()
+            self._pause = False
+            self._known = Acquaintance(
+                site=site,
+                incarnation=incarnation,
+                group=group,
+                hello=Hello(self.endpoints, self.publish, False, software),
+                sockets=self._sockets,
+                publisher=self._publisher,
+                subscriber=self._subscriber,
+                readers=self._readers,
+                rng=rng,
+                lookup=self._resolver.lookup,
+                tell=self._tell,
+                read_seed=self._read_seed,
+                counters=self.counters,
+            )
+            self.tick = self._known.tick
+            """Repeats HELLOs and gives up dead connections. Call when the sockets are drained."""
+            self.deadline = self._known.deadline
+            """Tells when `tick` wants to run; None: never."""
+            self._subscriber.follow(group)
+            self._readers.add(self._publisher.socket, self._read_listeners)
+            self._readers.add(self._subscriber.socket, self._read_broadcasts)
+            self._readers.add(self._router, self._read_router)
         except BaseException:
-            self._end_context()
+            self._sockets.close()
+            self._wake.close()
+            if self._owns_context:
+                self._context.destroy(linger=0)  # sockets that nobody has noted would make `term` wait for ever
             raise
-        self._router, _, self.endpoints, self.publish = listening
-        self._publisher = Publisher(listening.publisher)
-        self._wake = Wake()
-        self._resolver = Resolver(self._wake.set)
-        self._readers = Readers(self._wake)
-        self._subscriber = Subscriber(self._sockets.subscriber(), site, incarnation, self._readers.doubt)
-        self._news: list[Arrival] = []
-        self._reported: set[str] = set()
-        self._pause = False
-        self._known = Acquaintance(
-            site=site,
-            incarnation=incarnation,
-            group=group,
-            hello=Hello(self.endpoints, self.publish, False, software),
-            sockets=self._sockets,
-            publisher=self._publisher,
-            subscriber=self._subscriber,
-            readers=self._readers,
-            rng=rng,
-            lookup=self._resolver.lookup,
-            tell=self._tell,
-            read_seed=self._read_seed,
-            counters=self.counters,
-        )
-        self.tick = self._known.tick
-        """Repeats HELLOs and gives up dead connections. Call when the sockets are drained."""
-        self.deadline = self._known.deadline
-        """Tells when `tick` wants to run; None: never."""
-        self._subscriber.follow(group)
-        self._readers.add(self._publisher.socket, self._read_listeners)
-        self._readers.add(self._subscriber.socket, self._read_broadcasts)
-        self._readers.add(self._router, self._read_router)
         forks.watch(self)
 
     @property

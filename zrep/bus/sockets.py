@@ -11,6 +11,7 @@ import os
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TypeAlias
 
 import zmq
@@ -163,7 +164,9 @@ class Sockets:
         """Bind, and return the endpoint with the real port. Raises OptionError, saying why not."""
         self._open.append(socket)
         if endpoint.scheme == "ipc" and not endpoint.address.startswith("@"):
-            self._locks.append(_PathLock(endpoint))
+            lock = _PathLock(endpoint)
+            self._locks.append(lock)  # first: who is interrupted releases it
+            lock.take()
         try:
             socket.bind(str(resolve(endpoint)[0]))
         except zmq.ZMQError as error:
@@ -178,13 +181,14 @@ class Sockets:
         return endpoint
 
     def close(self) -> None:
-        """Close what is bound, and let go of the names and paths; who connected a socket closes it."""
-        for socket, name in self._names:
+        """Close what is bound, and let go of the names and paths; who connected a socket closes it. Idempotent."""
+        while self._names:
+            socket, name = self._names.pop()
             socket.unbind(name)
         for socket in self._open:
             socket.close()
-        for lock in self._locks:
-            lock.release()
+        while self._locks:
+            self._locks.pop().release()
 
 
 class _PathLock:
@@ -194,23 +198,29 @@ class _PathLock:
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
         self._path = endpoint.address
         try:
             self.fd = os.open(self._path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             reason = _BIND_ERRORS.get(error.errno or 0, f"{error.strerror}: choose another")
             raise OptionError(f"cannot bind {endpoint}: {reason}") from None
+        _held.add(self)
+
+    def take(self) -> None:
+        """Raise OptionError when another has it. Who has it takes it again."""
         try:
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            os.close(self.fd)
-            raise OptionError(f"cannot bind {endpoint}: {_BIND_ERRORS[errno.EADDRINUSE]}") from None
-        _held.add(self)
+            raise OptionError(f"cannot bind {self._endpoint}: {_BIND_ERRORS[errno.EADDRINUSE]}") from None
 
     def release(self) -> None:
+        """Remove the path, if it is not another's."""
         _held.discard(self)
-        if os.path.exists(self._path):
-            os.unlink(self._path)
+        with suppress(OptionError):
+            self.take()
+            if os.path.exists(self._path):
+                os.unlink(self._path)
         os.close(self.fd)
 
 
