@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 RUNGS = (
-    {"zrep.ids", "zrep.errors"},
+    {"zrep.ids", "zrep.errors", "zrep.threads"},
     {"zrep.messages", "zrep.records", "zrep.options", "zrep.events", "zrep.commit", "zrep.schema", "zrep.endpoints"},
     {"zrep.codec", "zrep.ports"},
     {"zrep.bus", "zrep.replica", "zrep.storage"},

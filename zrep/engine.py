@@ -45,6 +45,7 @@ from zrep.reads import AppliedWait, AppliedWaits, Reads
 from zrep.records import Member
 from zrep.replica.replica import Replica, Role
 from zrep.storage.store import Store
+from zrep.threads import check_may_wait, engines, refuse_to_wait
 from zrep.tickets import Awaited, Callback, Returning, Ticket, Wait
 from zrep.writing import Write, Writing
 
@@ -208,6 +209,7 @@ class Engine:
         """Run `function` on the engine's thread and return what it returns."""
         if threading.current_thread() is self._thread:
             return function()
+        check_may_wait()
         future: Future[_T] = Future()
 
         def run() -> None:
@@ -245,7 +247,9 @@ class Engine:
         return ZrepError("the environment is closed: open it again")
 
     def wait(self, acks: AckPolicy | None, timeout_ms: int | None) -> Wait:
-        """Make a ticket to block on; its time runs from now."""
+        """Make a ticket to block on; its time runs from now. Raises ZrepError on an engine's thread."""
+        if threading.get_ident() in engines:
+            refuse_to_wait()
         return Wait(acks or self.options.ack_policy, self.until(timeout_ms), self._returning)
 
     def awaited(self, acks: AckPolicy | None, timeout_ms: int | None) -> Awaited:
@@ -286,6 +290,7 @@ class Engine:
 
     def wait_applied(self, position: Position, deadline: Nanoseconds) -> None:
         """Block until the store has applied up to that record. Raises NoMasterError at the deadline."""
+        check_may_wait()
         wait = AppliedWait(position.lsn, deadline, Future())
         self._post(lambda: self._applied_waits.append(wait), wait.done.set_exception)
         wait.done.result()
@@ -295,6 +300,7 @@ class Engine:
 
         Raises NoMasterError at the deadline.
         """
+        check_may_wait()
         future: Future[Lsn] = Future()
         self._post(lambda: self._reads.begin(deadline, future, time.monotonic_ns()), future.set_exception)
         return future.result()
@@ -304,7 +310,7 @@ class Engine:
     def _run(self) -> None:
         if not self._fate.setdefault("runs", True):
             return  # it was stopped before it began
-        self.inqueue.serve()
+        engines.add(threading.get_ident())
         try:
             self._turn_until_stopped()
         except DiskFullError as error:
@@ -312,12 +318,13 @@ class Engine:
             self._fail(stops, StorageFailed(str(stops)))
         except (StorageError, OSError) as error:
             self._fail(error, StorageFailed(str(error)))
-        except Exception as error:
+        except BaseException as error:  # whatever ends the thread ends the site, and says so
             self._fail(error, Panic(f"{type(error).__name__}: {error}"))
         finally:
             try:
                 self._close()
             finally:
+                engines.discard(threading.get_ident())
                 self._running.release()
 
     def _turn_until_stopped(self) -> None:
@@ -593,11 +600,11 @@ class Engine:
 
     # The end.
 
-    def _fail(self, error: Exception, event: Event) -> None:
+    def _fail(self, error: BaseException, event: Event) -> None:
         """Stop the site: nothing that the step that failed was to make durable has been promised."""
-        self._logger.error("%s", event, exc_info=error)
-        self.failure = error if isinstance(error, ZrepError) else StorageError(str(error))
+        self.failure = error if isinstance(error, ZrepError) else StorageError(str(error) or type(error).__name__)
         self._stopping = True
+        self._logger.error("%s", event, exc_info=error)
         self._on_event(event)
 
     def _close(self) -> None:

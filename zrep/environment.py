@@ -9,6 +9,7 @@ import ctypes
 import os
 import shutil
 import tempfile
+import threading
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -30,6 +31,7 @@ from zrep.storage.failures import databases_full, invalid_parameter, lmdb_error,
 from zrep.storage.plain import PlainReader, export
 from zrep.storage.reader import StoreReader
 from zrep.storage.store import Store
+from zrep.threads import check_may_wait, may_wait
 from zrep.tickets import Ticket
 from zrep.transaction import Transaction
 
@@ -72,13 +74,21 @@ class Environment:
 
     def __del__(self) -> None:
         if self.__dict__.get("_owned") and not self._closed:
-            self.close()
+            if may_wait():
+                self.close()
+            else:  # a callback was the last to know it
+                threading.Thread(target=self.close, name="zrep-close").start()
 
     def close(self) -> None:
-        """Stop, flush and close; what is open ends. Of a Site: stop the site instead. Idempotent."""
+        """Stop, flush and close; what is open ends. Of a Site: stop the site instead. Idempotent.
+
+        Raises ZrepError in a future's callback, which runs on the thread that is to end.
+        """
         if not self._owned:
             raise ZrepError("this environment belongs to a Site: stop the site")
         if not self._closed:
+            if not self.readonly:
+                check_may_wait()
             self._closed = True
             if not self.readonly:
                 self.engine.stop()

@@ -15,6 +15,7 @@ from contextlib import suppress
 
 from zrep.errors import NotAppliedError
 from zrep.ids import Nanoseconds
+from zrep.threads import may_wait
 from zrep.tickets import Ticket
 
 WRITE_BYTES = 1024
@@ -22,9 +23,6 @@ WRITE_BYTES = 1024
 ROOM = 0.85
 """The part of the limit below which there is room again."""
 COME_BACK = "too many writes are queued here: ask again in a moment"
-
-_engines: set[int] = set()
-"""The threads of this process that make room: none of them waits for it, not even in another site's queue."""
 
 
 class Inqueue:
@@ -50,16 +48,12 @@ class Inqueue:
         """How much is in it."""
         return self._entered - self._left
 
-    def serve(self) -> None:
-        """This thread is the engine's."""
-        _engines.add(threading.get_ident())
-
     def enter(self, ticket: Ticket, nbytes: int) -> bool:
         """Take room for a write until its ticket is told; return False if there is none.
 
-        An engine's thread always gets in.
+        An engine's thread always gets in: it makes the room.
         """
-        if self.full and threading.get_ident() not in _engines:
+        if self.full and may_wait():
             return False
         with self._lock:
             ticket.inqueue, ticket.nbytes = self, nbytes + WRITE_BYTES
@@ -112,7 +106,6 @@ class Inqueue:
 
     def close(self) -> None:
         """Nothing leaves any more, the site stops: let everybody in, to be told so. The engine's, as its last."""
-        _engines.discard(threading.get_ident())
         self._limit = math.inf
         self._let_in()
 

@@ -27,6 +27,7 @@ from zrep.records import Member
 from zrep.replica.replica import Replica, Role
 from zrep.service import serve, status
 from zrep.storage.home import is_unused
+from zrep.threads import check_may_wait
 
 if TYPE_CHECKING:
     import zmq
@@ -258,6 +259,7 @@ class Site:
         """Leave cleanly and close everything; the other sites notice at once. Idempotent; nothing in a forked child."""
         if self._forked:
             return
+        check_may_wait()
         engine, opened = self._engine, self._opened
         if engine is not None:
             engine.stop()

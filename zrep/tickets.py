@@ -6,20 +6,24 @@ flight. So those who are *returning* are waited for: who comes first need not wa
 does. No timer forms a group; there is one only for a thread that does not get to run.
 """
 
+import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from zrep.commit import CommitResult
 from zrep.ids import Nanoseconds
 from zrep.options import MILLISECOND, AckPolicy
+from zrep.threads import may_wait, refuse_to_wait
 
 if TYPE_CHECKING:
     from zrep.inqueue import Inqueue
 
 PATIENCE_MS = 5
 """So long a group waits for who was answered: one switch interval of Python's."""
+
+_logger = logging.getLogger("zrep.tickets")
 
 Answer: TypeAlias = Callable[[CommitResult | None, Exception | None], None]
 """What is called with the outcome: a result, or an error."""
@@ -74,7 +78,11 @@ class Callback(Ticket):
 
 
 class Outcome(Future[CommitResult]):
-    """A future whose result, once it is there, is had without a lock: most are asked for later."""
+    """A future whose result, once it is there, is had without a lock: most are asked for later.
+
+    The engine tells it, and its callbacks run on the engine's thread: there nothing may wait, and nothing that
+    a callback raises, SystemExit included, goes further than the log.
+    """
 
     told: CommitResult | None = None
 
@@ -82,9 +90,29 @@ class Outcome(Future[CommitResult]):
         if self.told is not None:
             return self.told
         try:
+            self._check_may_wait(timeout)
             return super().result(timeout)
         finally:
             del self  # or an error's traceback holds the future, which holds the error
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        self._check_may_wait(timeout)
+        return super().exception(timeout)
+
+    def _check_may_wait(self, timeout: float | None) -> None:
+        if timeout != 0 and not may_wait() and not self.done():
+            refuse_to_wait()
+
+    def add_done_callback(self, fn: Callable[[Future[CommitResult]], Any]) -> None:
+        def call(future: Future[CommitResult]) -> None:
+            try:
+                fn(future)
+            except BaseException as error:
+                if isinstance(error, Exception) or may_wait():
+                    raise
+                _logger.exception("a callback raised what would end its thread future=%r", future)
+
+        super().add_done_callback(call)
 
 
 class Awaited(Ticket):

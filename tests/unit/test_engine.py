@@ -1,15 +1,19 @@
 """The engine between its callers: nobody waits for a wake-up that was lost, or for an engine that has gone."""
 
+import gc
+import logging
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import zrep
-from zrep.commit import Batch
+from zrep.commit import Batch, CommitResult
 from zrep.errors import ConflictError, NotAppliedError, UnknownOutcomeError, ZrepError
+from zrep.events import Event, Panic
 from zrep.ids import Position
 
 DEADLINE_S = 20.0
@@ -186,3 +190,135 @@ def test_an_engine_that_failed_says_so(env: zrep.Environment) -> None:
     engine._post(fail, lambda error: None)
     with pytest.raises(ZrepError, match="planted"):
         for_ever(lambda: env.put(b"a", b"1"))
+
+
+# In a future's callback, on the engine's thread.
+
+
+def held(env: zrep.Environment) -> threading.Event:
+    """Hold the engine until the event is set."""
+    go_on = threading.Event()
+
+    def wait() -> None:
+        assert go_on.wait(DEADLINE_S)
+
+    env.engine._post(wait, lambda error: None)
+    return go_on
+
+
+def in_callback(env: zrep.Environment, work: Callable[["Future[CommitResult]"], object]) -> object:
+    """Do `work` in the callback of a write that is told meanwhile; return what it returns or raises."""
+    outcome: Future[object] = Future()
+
+    def call(future: "Future[CommitResult]") -> None:
+        try:
+            outcome.set_result(work(future))
+        except BaseException as error:
+            outcome.set_exception(error)
+            raise
+
+    go_on = held(env)
+    env.submit(Batch().put(b"k", b"v")).add_done_callback(call)
+    go_on.set()
+    return outcome.result(DEADLINE_S)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        pytest.param(lambda env, future: env.put(b"a", b"1"), id="put"),
+        pytest.param(lambda env, future: env.begin(write=True), id="begin"),
+        pytest.param(lambda env, future: env.open_db(b"new"), id="open_db"),
+        pytest.param(lambda env, future: env.begin(token=future.result().token), id="token"),
+        pytest.param(lambda env, future: env.begin(linearizable=True), id="linearizable"),
+        pytest.param(lambda env, future: env.submit(Batch().put(b"a", b"1")).result(), id="result"),
+        pytest.param(lambda env, future: env.submit(Batch().put(b"a", b"1")).exception(), id="exception"),
+        pytest.param(lambda env, future: env.close(), id="close"),
+    ],
+)
+def test_what_would_wait_for_the_engine_on_its_own_thread_says_so(
+    env: zrep.Environment, tmp_path: Path, use: Callable[[zrep.Environment, "Future[CommitResult]"], object]
+) -> None:
+    with pytest.raises(ZrepError, match="submit the write instead, or hand the call to another thread"):
+        in_callback(env, lambda future: use(env, future))
+    with zrep.open(tmp_path / "another") as another, pytest.raises(ZrepError, match="submit"):
+        in_callback(env, lambda future: use(another, future))
+    assert env.put(b"b", b"2").perm
+
+
+def test_a_commit_on_the_engines_thread_says_so_and_can_still_be_made(env: zrep.Environment) -> None:
+    future = env.submit(Batch().put(b"k", b"v"))
+    future.result(DEADLINE_S)
+    with env.begin(write=True) as txn:
+        txn.put(b"a", b"1")
+        with pytest.raises(ZrepError, match="hand the call to another thread"):
+            env.engine.call(txn.commit)
+        assert txn.commit().perm
+
+
+def test_a_callback_may_submit_and_read(env: zrep.Environment) -> None:
+    def work(future: "Future[CommitResult]") -> object:
+        assert future.exception() is None
+        assert env.get(b"k") == b"v"
+        return env.submit(Batch().put(b"a", future.result().durable.encode()))
+
+    further: Any = in_callback(env, work)
+    assert further.result(DEADLINE_S).perm
+    assert env.get(b"a") == b"sync"
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
+def test_what_a_callback_raises_goes_no_further_than_the_log(
+    env: zrep.Environment, caplog: pytest.LogCaptureFixture, error: type[BaseException]
+) -> None:
+    def fail(future: "Future[CommitResult]") -> None:
+        raise error("planted")
+
+    caplog.set_level(logging.ERROR)
+    with pytest.raises(error, match="planted"):
+        in_callback(env, fail)
+    assert env.put(b"a", b"1").perm
+    assert "planted" in caplog.text
+    assert env.engine.failure is None
+
+
+def test_an_environment_that_a_callback_forgets_last_is_closed(tmp_path: Path) -> None:
+    known = [zrep.open(tmp_path / "home")]
+    forgotten = threading.Event()
+
+    def forget(future: "Future[CommitResult]") -> None:
+        known.clear()
+        gc.collect()
+        forgotten.set()
+
+    go_on = held(known[0])
+    known[0].submit(Batch().put(b"k", b"v")).add_done_callback(forget)
+    go_on.set()
+    assert forgotten.wait(DEADLINE_S)
+    for thread in threading.enumerate():
+        if thread.name == "zrep-close":
+            thread.join(DEADLINE_S)
+    with zrep.open(tmp_path / "home") as env:
+        assert env.get(b"k") == b"v"
+
+
+@pytest.mark.parametrize("error", [AssertionError, SystemExit, KeyboardInterrupt])
+def test_whatever_ends_the_engine_is_a_failure_and_an_event(tmp_path: Path, error: type[BaseException]) -> None:
+    seen: list[Event] = []
+    told = threading.Event()
+
+    def note(event: Event) -> None:
+        seen.append(event)
+        told.set() if isinstance(event, Panic) else None
+
+    def fail() -> None:
+        raise error("planted")
+
+    with zrep.Site(tmp_path / "home", bind="tcp://127.0.0.1:0", create=True) as site:
+        site.on_event(note)
+        engine = site.env.engine
+        engine._post(fail, lambda error: None)
+        assert told.wait(DEADLINE_S)
+        with pytest.raises(ZrepError, match="planted"):
+            for_ever(lambda: site.env.put(b"a", b"1"))
+        assert engine.failure is not None

@@ -9,6 +9,7 @@ import pytest
 from zrep.errors import NotAppliedError
 from zrep.inqueue import WRITE_BYTES, Inqueue
 from zrep.options import AckPolicy
+from zrep.threads import engines
 from zrep.tickets import Callback, Ticket
 
 DEADLINE_S = 10
@@ -88,11 +89,12 @@ def test_who_makes_room_does_not_wait_for_it() -> None:
     own, other = Queue(), Queue()
 
     def engine() -> None:
-        own.serve()
+        engines.add(threading.get_ident())
         for queue in (own, other):
             for _ in range(5):
                 queue.put()
         own.close()
+        engines.discard(threading.get_ident())
 
     thread = threading.Thread(target=engine, daemon=True)
     thread.start()

@@ -16,6 +16,7 @@ import lmdb
 
 from zrep.errors import NoMasterError, NotAppliedError, ZrepError
 from zrep.storage.failures import lmdb_error
+from zrep.threads import engines, refuse_to_wait
 
 if TYPE_CHECKING:
     from zrep.storage.child import Child
@@ -60,8 +61,8 @@ class Writers:
     def enter(self, timeout_ms: int | None = None) -> "Group":
         """Wait for an open group with no writer in it, and become its writer. Call `leave` afterwards.
 
-        Raises what `refuse` was given, NoMasterError after the timeout, and lmdb.Error when this thread
-        is the writer already: as in LMDB it would wait for itself.
+        Raises what `refuse` was given, NoMasterError after the timeout, lmdb.Error when this thread is the
+        writer already, as in LMDB it would wait for itself, and ZrepError on an engine's thread: so would that.
         """
         group = self._enter_or_line_up(None)
         if group is not None:
@@ -89,13 +90,16 @@ class Writers:
 
     def _enter_or_line_up(self, turn: _Turn | None) -> "Group | None":
         """Become the writer if nobody is in the way; else wait in line from now on, given a turn."""
+        thread = threading.get_ident()
+        if thread in engines:
+            refuse_to_wait()
         with self._lock:
             if self._holder is not None:
                 self.check_thread()
             if self._refusal is not None:
                 raise self._refusal()
             if self._is_free and not self._turns:
-                self._holder, self._entered = threading.get_ident(), self._group
+                self._holder, self._entered = thread, self._group
                 return self._group
             if turn is not None:
                 self._turns.append(turn)
