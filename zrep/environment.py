@@ -24,7 +24,7 @@ from zrep.engine import Engine
 from zrep.errors import ForkError, NoMasterError, OptionError, ZrepError
 from zrep.ids import Position
 from zrep.inqueue import seconds_until
-from zrep.opening import Opened
+from zrep.opening import Ending, Opened
 from zrep.options import AckPolicy
 from zrep.storage.catalogue import flag_bits
 from zrep.storage.failures import databases_full, invalid_parameter, lmdb_error, not_found, read_only
@@ -63,6 +63,7 @@ class Environment:
         self.main = opened.store.main
         self._names: set[bytes] = set()
         self._closed = False
+        self._ending = Ending()
         self._forked = False
         _environments.add(self)
 
@@ -82,17 +83,23 @@ class Environment:
     def close(self) -> None:
         """Stop, flush and close; what is open ends. Of a Site: stop the site instead. Idempotent.
 
-        Raises ZrepError in a future's callback, which runs on the thread that is to end.
+        Who comes while another thread closes waits for it. After Ctrl-C in here call it again. Raises ZrepError
+        in a future's callback, which runs on the thread that is to end.
         """
         if not self._owned:
             raise ZrepError("this environment belongs to a Site: stop the site")
+        if self._closed:
+            return
+        if not self.readonly:
+            check_may_wait()
+        self._ending.run(self._close)
+
+    def _close(self) -> None:
         if not self._closed:
-            if not self.readonly:
-                check_may_wait()
-            self._closed = True
             if not self.readonly:
                 self.engine.stop()
             self._opened.close()
+            self._closed = True
 
     def await_writable(self, timeout_ms: int) -> None:
         """Block until this site is master and what its log says is visible."""

@@ -11,6 +11,8 @@ one that ends below what is applied begins again there: the records in between a
 """
 
 import logging
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
@@ -158,6 +160,29 @@ class Opened:
         self.log.close()
         self.store.close()
         self.home.close()
+
+
+class Ending:
+    """Lets one thread at a time end something, while the others wait until it has; it may be interrupted, and repeated.
+
+    A signal's handler that comes into the midst of it, on the same thread, can neither wait nor do it: it returns,
+    and the frame below goes on.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._busy = False
+
+    def run(self, end: Callable[[], None]) -> None:
+        """Call `end`, which does nothing when all is done."""
+        with self._lock:
+            if self._busy:
+                return
+            try:
+                self._busy = True
+                end()
+            finally:
+                self._busy = False
 
 
 def _config_of(log: SegmentedLog) -> Config:

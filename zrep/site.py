@@ -21,7 +21,7 @@ from zrep.environment import Absent, Environment
 from zrep.errors import ForkError, JoinFailedError, NoMasterError, OptionError, ZrepError
 from zrep.events import ConnectEstd, ConnectTryFailed, Event, JoinFailure
 from zrep.ids import VERSION, SiteId
-from zrep.opening import Opened
+from zrep.opening import Ending, Opened
 from zrep.options import MILLISECOND, Options
 from zrep.records import Member
 from zrep.replica.replica import Replica, Role
@@ -95,6 +95,7 @@ class Site:
         self._opened: Opened | None = None
         self._engine: Engine | None = None
         self._env: Environment | None = None
+        self._ending = Ending()
         self._forked = False
         if not self._bind:
             raise OptionError("bind names no address: give one, for example tcp://127.0.0.1:7001")
@@ -256,15 +257,21 @@ class Site:
         )
 
     def stop(self) -> None:
-        """Leave cleanly and close everything; the other sites notice at once. Idempotent; nothing in a forked child."""
+        """Leave cleanly and close everything; the other sites notice at once. Idempotent; nothing in a forked child.
+
+        Who comes while another thread stops it waits for that. After Ctrl-C in here call it again. Raises ZrepError
+        in a future's callback, which runs on the thread that is to end.
+        """
         if self._forked:
             return
         check_may_wait()
-        engine, opened = self._engine, self._opened
-        if engine is not None:
-            engine.stop()
-        if opened is not None:
-            opened.close()
+        self._ending.run(self._stop)
+
+    def _stop(self) -> None:
+        if self._engine is not None:
+            self._engine.stop()
+        if self._opened is not None:
+            self._opened.close()
         self._engine = self._opened = None
         self._dispatcher.close()
 

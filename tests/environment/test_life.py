@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -174,3 +176,112 @@ print("closed")
 @pytest.mark.parametrize("when", ["before it starts", "before it begins", "as it writes"])
 def test_who_is_interrupted_as_the_engine_starts_leaves_nothing_open(home: Path, kind: str, when: str) -> None:
     assert run(INTERRUPTED, home, kind, when) == (0, "interrupted\nclosed\n")
+
+
+# Two at once, and again.
+
+
+@pytest.fixture(params=["site", "environment"])
+def ended(request: pytest.FixtureRequest, home: Path) -> tuple[zrep.Environment, Callable[[], None]]:
+    """An environment, and what ends it."""
+    if request.param == "site":
+        site = zrep.Site(home, bind="tcp://127.0.0.1:0", create=True).start()
+        site.wait_for_master()
+        return site.env, site.stop
+    env = zrep.open(home)
+    return env, env.close
+
+
+def held(env: zrep.Environment) -> threading.Event:
+    """Hold the engine until the event is set."""
+    go_on, is_held = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        is_held.set()
+        assert go_on.wait(DEADLINE_S)
+
+    env.engine._post(wait, lambda error: None)
+    assert is_held.wait(DEADLINE_S)
+    return go_on
+
+
+def stopping(env: zrep.Environment) -> threading.Semaphore:
+    """Return what counts how often somebody has begun to wait for the engine's end."""
+    stop, counted = env.engine.stop, threading.Semaphore(0)
+
+    def count_and_stop() -> None:
+        counted.release()
+        stop()
+
+    env.engine.stop = count_and_stop  # type: ignore[method-assign]
+    return counted
+
+
+def test_who_closes_while_another_does_waits_for_him(
+    home: Path, ended: tuple[zrep.Environment, Callable[[], None]]
+) -> None:
+    env, close = ended
+    go_on, begun, comes = held(env), stopping(env), threading.Event()
+
+    def come_second() -> None:
+        comes.set()
+        close()
+        zrep.open(home).close()
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(close)
+        assert begun.acquire(timeout=DEADLINE_S)
+        second = pool.submit(come_second)
+        assert comes.wait(DEADLINE_S)
+        go_on.set()
+        first.result(DEADLINE_S)
+        second.result(DEADLINE_S)
+
+
+def test_who_is_interrupted_as_he_closes_closes_again(
+    home: Path, ended: tuple[zrep.Environment, Callable[[], None]]
+) -> None:
+    """Ctrl-C while the engine has not ended yet; `Thread.join` would not wait for it the next time."""
+    env, close = ended
+    go_on, begun = held(env), stopping(env)
+
+    def meanwhile() -> None:
+        for _ in range(2):
+            assert begun.acquire(timeout=DEADLINE_S)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        assert begun.acquire(timeout=DEADLINE_S)
+        go_on.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        told = pool.submit(meanwhile)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                close()
+        close()
+        told.result(DEADLINE_S)
+    zrep.open(home).close()
+
+
+def test_a_signals_handler_may_close_what_is_being_closed(
+    home: Path, ended: tuple[zrep.Environment, Callable[[], None]]
+) -> None:
+    env, close = ended
+    go_on, begun = held(env), stopping(env)
+
+    def handle(*_: object) -> None:
+        close()
+        go_on.set()
+
+    def meanwhile() -> None:
+        assert begun.acquire(timeout=DEADLINE_S)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            told = pool.submit(meanwhile)
+            close()
+            told.result(DEADLINE_S)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    zrep.open(home).close()
