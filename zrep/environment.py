@@ -194,7 +194,6 @@ class Environment:
             raise read_only("mdb_dbi_open")
         if txn is not None:
             return self._create_in(txn, name, flags)
-        self.engine.writers.check_thread()
         result = self._create(name, flags)
         if result.token is not None:
             self.engine.wait_applied(result.token.position, self.engine.until(None))
@@ -237,14 +236,17 @@ class Environment:
     def write(self, batch: Batch, acks: AckPolicy | None = None, timeout_ms: int | None = None) -> CommitResult:
         """Apply `batch` at the master, whole or not at all, and wait as the ack policy says.
 
-        Raises ConflictError when an `expect` failed, and what `Transaction.commit` raises.
+        Raises ConflictError when an `expect` failed, what `Transaction.commit` raises, and lmdb.Error when this
+        thread has a write transaction open, which the batch would wait for.
         """
         return self._write(batch.copy(), acks, timeout_ms)
 
     def _write(self, batch: Batch, acks: AckPolicy | None = None, timeout_ms: int | None = None) -> CommitResult:
         """As `write`; the batch is the engine's from now on."""
-        wait = self.engine.wait(acks, timeout_ms)
-        self.engine.submit(batch, wait)
+        engine = self.engine
+        engine.writers.check_thread()
+        wait = engine.wait(acks, timeout_ms)
+        engine.submit(batch, wait)
         return wait.result()
 
     def submit(
@@ -253,10 +255,14 @@ class Environment:
         """As `write`, without waiting for it. Cancelling the future does not undo the write.
 
         Does wait, as long as more than `inqueue_bytes` of writes are queued and not answered; NotAppliedError when
-        that is so until the time is up.
+        that is so until the time is up. In this thread's own write transaction the write comes after it: to wait
+        for the future there raises lmdb.Error.
         """
-        ticket = self.engine.awaited(acks, timeout_ms)
-        self.engine.submit(batch.copy(), ticket)
+        engine = self.engine
+        ticket = engine.awaited(acks, timeout_ms)
+        if engine.writers.holder is not None:
+            ticket.future.behind = engine.writers.obstacle()
+        engine.submit(batch.copy(), ticket)
         return ticket.future
 
     async def awrite(self, batch: Batch, acks: AckPolicy | None = None, timeout_ms: int | None = None) -> CommitResult:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from zrep.commit import CommitResult
 from zrep.ids import Nanoseconds
 from zrep.options import MILLISECOND, AckPolicy
-from zrep.threads import may_wait, refuse_to_wait
+from zrep.threads import check_may_wait, may_wait
 
 if TYPE_CHECKING:
     from zrep.inqueue import Inqueue
@@ -85,6 +85,8 @@ class Outcome(Future[CommitResult]):
     """
 
     told: CommitResult | None = None
+    behind: Callable[[], None] | None = None
+    """Raises lmdb.Error where to wait would be for ever, see `Writers.obstacle`."""
 
     def result(self, timeout: float | None = None) -> CommitResult:
         if self.told is not None:
@@ -100,8 +102,11 @@ class Outcome(Future[CommitResult]):
         return super().exception(timeout)
 
     def _check_may_wait(self, timeout: float | None) -> None:
-        if timeout != 0 and not may_wait() and not self.done():
-            refuse_to_wait()
+        if timeout == 0 or (self.behind is None and may_wait()) or self.done():
+            return
+        check_may_wait()
+        if self.behind is not None:
+            self.behind()
 
     def add_done_callback(self, fn: Callable[[Future[CommitResult]], Any]) -> None:
         def call(future: Future[CommitResult]) -> None:

@@ -8,6 +8,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -327,6 +328,7 @@ def test_a_put_that_is_given_up_holds_nobody_up(env: zrep.Environment) -> None:
 
     txn = env.begin(write=True)
     putting = env.submit(zrep.Batch().put(b"a", b"1"), timeout_ms=20)
+    wait([putting], DEADLINE_S)
     with pytest.raises(zrep.NotAppliedError):
         putting.result(DEADLINE_S)
     writer = threading.Thread(target=write, daemon=True)
@@ -477,6 +479,48 @@ def test_open_db_without_txn_inside_the_threads_own_transaction_says_so(env: zre
         assert env.open_db(b"there") is not None
         with pytest.raises(lmdb.Error, match="deadlock"):
             env.open_db(b"new")
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        pytest.param(lambda env: env.put(b"a", b"1"), id="put"),
+        pytest.param(lambda env: env.delete(b"a"), id="delete"),
+        pytest.param(lambda env: env.write(zrep.Batch().put(b"a", b"1")), id="write"),
+        pytest.param(lambda env: env.submit(zrep.Batch().put(b"k", b"1")).result(DEADLINE_S), id="submit and result"),
+        pytest.param(lambda env: env.submit(zrep.Batch().put(b"k", b"1")).exception(), id="submit and exception"),
+    ],
+)
+def test_what_would_wait_for_the_threads_own_transaction_says_so(
+    env: zrep.Environment, use: Callable[[zrep.Environment], object]
+) -> None:
+    with env.begin(write=True) as txn:
+        txn.put(b"b", b"2")
+        with pytest.raises(lmdb.Error, match="deadlock"):
+            use(env)
+    assert env.get(b"a") is None
+    assert env.get(b"b") == b"2"
+
+
+def test_what_does_not_wait_comes_after_the_threads_own_transaction(env: zrep.Environment) -> None:
+    batch = zrep.Batch().expect(b"a", b"1").put(b"a", b"2")
+
+    async def both() -> None:
+        with env.begin(write=True) as txn:
+            txn.put(b"a", b"1")
+            submitted = env.submit(batch)
+            awaited = asyncio.ensure_future(env.awrite(zrep.Batch().put(b"b", b"2")))
+            await asyncio.sleep(0)
+            with ThreadPoolExecutor(1) as pool:
+                elsewhere = pool.submit(submitted.result, DEADLINE_S)
+                txn.commit()
+                elsewhere.result(DEADLINE_S)
+        with env.begin(write=True):
+            assert submitted.result(DEADLINE_S).perm
+        assert (await awaited).perm
+
+    asyncio.run(both())
+    assert contents(env) == [(b"a", b"2"), (b"b", b"2")]
 
 
 def test_writers_wait_for_one_another_and_go_in_groups(env: zrep.Environment) -> None:

@@ -116,6 +116,21 @@ class Writers:
                 errno.EBUSY,
             )
 
+    def obstacle(self) -> "Callable[[], None] | None":
+        """Return what raises lmdb.Error, on this thread, as long as the transaction is open that it has open now.
+
+        None if it has none. What is queued now comes after that: to wait for it in between would be for ever.
+        """
+        if self._holder != threading.get_ident() or self._entered is None:
+            return None
+        child = self._entered.child
+
+        def check() -> None:
+            if child is not None and child.open:
+                self.check_thread()
+
+        return check
+
     def _gives_up(self, turn: _Turn) -> bool:
         """Wait no more; tell whether it was called before."""
         with self._lock:
