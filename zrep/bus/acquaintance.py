@@ -25,7 +25,7 @@ from zrep.bus.arrivals import Arrival, Connected, ConnectFailed, Disconnected, D
 from zrep.bus.broadcast import Publisher, Subscriber
 from zrep.bus.peer import RENEW, Addresses, Dial, Link, Lookup, Peer, Routes, Seed
 from zrep.bus.readers import Readers
-from zrep.bus.sockets import Sockets
+from zrep.bus.sockets import NoDescriptorError, Sockets
 from zrep.endpoints import Endpoint, parse
 from zrep.errors import OptionError
 from zrep.ids import GroupId, Incarnation, Nanoseconds, SiteId
@@ -265,7 +265,8 @@ class Acquaintance:
         """Decide whether a site is connected, from what both sides said and saw."""
         both = peer.hello.sees_you and self._publisher.hears_us(peer.site, peer.incarnation)
         if both and peer.greeted and not peer.connected:
-            peer.connected, peer.failing, peer.doubted_at = True, False, None
+            peer.connected, peer.doubted_at = True, None
+            peer.told.clear()
             peer.due = self.now + PROBE
             self._tell(Connected(peer.site, peer.hello))
 
@@ -326,9 +327,10 @@ class Acquaintance:
 
     def _call(self, dial: Dial) -> None:
         """Say HELLO to somebody who is not connected, if need be by a new connection to another address."""
-        renewed = self.now >= dial.renew_at or dial.link is None
-        if renewed:
+        renewed = False
+        if self.now >= dial.renew_at or dial.link is None:
             self._open(dial)
+            renewed = dial.link is not None
         if isinstance(dial, Peer) and (renewed or not self._subscriber.hears(dial.site)):
             self._hear(dial)
         self.greet(dial, Flag.REREQUEST)
@@ -337,17 +339,31 @@ class Acquaintance:
     def _open(self, dial: Dial) -> None:
         """Connect, or connect anew, to the next address."""
         self._close(dial)
-        endpoint, routes = dial.addresses.next(), self._routes
-        link = None
-        if endpoint is not None and isinstance(dial, Seed):
-            link = Link(self._sockets, endpoint, routes.seed())
-            self._readers.add(link.control, partial(self._read_seed, dial))
-        elif endpoint is not None:
-            link = Link(self._sockets, endpoint, routes.control(), routes.bulk())
-        if link is not None:
-            self._readers.add(link.monitor.socket, partial(self._read_events, dial))
-        dial.opened(link, self.now, self._rng)
+        dial.opened(self._connect(dial), self.now, self._rng)
         self._expect(dial)
+
+    def _connect(self, dial: Dial) -> Link | None:
+        """Begin to connect; None when no address is known yet, or no descriptor is left."""
+        endpoint, routes = dial.addresses.next(), self._routes
+        if endpoint is None:
+            return None
+        try:
+            if isinstance(dial, Seed):
+                link = Link(self._sockets, endpoint, routes.seed())
+                self._readers.add(link.control, partial(self._read_seed, dial))
+            else:
+                link = Link(self._sockets, endpoint, routes.control(), routes.bulk())
+        except NoDescriptorError as error:
+            self._report(dial, str(error))
+            return None
+        self._readers.add(link.monitor.socket, partial(self._read_events, dial))
+        return link
+
+    def _report(self, dial: Dial, reason: str) -> None:
+        """Tell why somebody is not reached: each reason once, until they are."""
+        if reason not in dial.told:
+            dial.told.add(reason)
+            self._tell(ConnectFailed(str(dial.addresses.endpoints[0]), reason))
 
     def _close(self, dial: Dial) -> None:
         link, dial.link = dial.link, None
@@ -369,11 +385,10 @@ class Acquaintance:
                     self._lose(dial, "its connection broke")
             elif not dial.addresses.exhausted:
                 self._open(dial)
-            elif not dial.failing and not dial.greeted:
-                dial.failing = True
+            elif not dial.greeted:
                 refused = event != zmq.EVENT_CONNECT_RETRIED
                 reason = "what listens there is not a zrep site, or refuses us" if refused else "nobody answers there"
-                self._tell(ConnectFailed(str(dial.addresses.endpoints[0]), reason))
+                self._report(dial, reason)
             if dial.link is not link:
                 break
         return True

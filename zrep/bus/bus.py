@@ -23,7 +23,7 @@ from zrep.bus.listen import listen
 from zrep.bus.peer import Seed
 from zrep.bus.readers import Readers
 from zrep.bus.resolver import Resolver
-from zrep.bus.sockets import LARGE, Socket, SocketHook, Sockets, receive, send
+from zrep.bus.sockets import LARGE, Socket, SocketHook, Sockets, receive, require_descriptors, send
 from zrep.bus.wake import Wake
 from zrep.endpoints import Endpoint
 from zrep.ids import NO_GROUP, GroupId, Incarnation, Nanoseconds, SiteId
@@ -63,8 +63,10 @@ class Bus:
     ) -> None:
         """Bind. `local` is an address for programs of this host, `advertise` where peers reach `bind`.
 
-        Raises OptionError, in a sentence, for an endpoint that is wrong, taken or open to strangers.
+        Raises OptionError, in a sentence, for an endpoint that is wrong, taken or open to strangers, and when
+        this process may not open enough files.
         """
+        require_descriptors()
         self.counters: Counter[str] = Counter()
         self._site = site
         self._incarnation = incarnation
@@ -190,7 +192,6 @@ class Bus:
     def close(self) -> None:
         """Close every socket. Waits up to a second for replies to foreign programs to leave."""
         self._known.close()
-        self._subscriber.socket.close()
         self._sockets.close()
         self._resolver.close()
         self._wake.close()

@@ -32,7 +32,7 @@ def listen(
     """Bind the ROUTER to `bind`, the XPUB to `publish` or beside each of `bind`.
 
     `local` is one more address of the ROUTER, for programs of this host, that no peer is told.
-    Raises OptionError for an endpoint that is none, is taken, or is open to strangers.
+    Raises OptionError for an endpoint that is none, is taken, or is open to strangers; the caller closes `sockets`.
     """
     wanted = [parse(uri, bind=True) for uri in bind]
     if not wanted:
@@ -46,23 +46,17 @@ def listen(
                 "options=Options(insecure=True), --set insecure=true"
             )
     router, publisher = sockets.router(), sockets.publisher()
-    try:
-        bound = [sockets.bind(router, endpoint) for endpoint in wanted]
-        if local is not None:
-            sockets.bind(router, parse(local, bind=True))
-        published = [sockets.bind(publisher, endpoint) for endpoint in beside]
-        told = [parse(uri) for uri in advertise] if advertise else bound
-        hosts = [endpoint.address for endpoint in told if endpoint.scheme == "tcp"]
-        if advertise and hosts:
-            published = [item._replace(address=hosts[0]) if item.scheme == "tcp" else item for item in published]
-        for endpoint in (*told, *published):
-            if endpoint.is_any:
-                raise OptionError(f"no peer can connect to {endpoint}: say with advertise= how this host is reached")
-    except BaseException:
-        sockets.close()
-        publisher.close(0)
-        router.close(0)
-        raise
+    bound = [sockets.bind(router, endpoint) for endpoint in wanted]
+    if local is not None:
+        sockets.bind(router, parse(local, bind=True))
+    published = [sockets.bind(publisher, endpoint) for endpoint in beside]
+    told = [parse(uri) for uri in advertise] if advertise else bound
+    hosts = [endpoint.address for endpoint in told if endpoint.scheme == "tcp"]
+    if advertise and hosts:
+        published = [item._replace(address=hosts[0]) if item.scheme == "tcp" else item for item in published]
+    for endpoint in (*told, *published):
+        if endpoint.is_any:
+            raise OptionError(f"no peer can connect to {endpoint}: say with advertise= how this host is reached")
     return Listening(router, publisher, tuple(map(str, told)), tuple(map(str, published)))
 
 

@@ -6,6 +6,7 @@ What is here is kept, timed and sent; what it means is decided in `acquaintance`
 import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import TypeAlias
 
 import zmq
@@ -55,12 +56,17 @@ class Link:
     """
 
     def __init__(self, sockets: Sockets, endpoint: Endpoint, control: bytes | None, bulk: bytes | None = None) -> None:
+        """Begin to connect. Raises NoDescriptorError, with nothing left open."""
         self.endpoint = endpoint
         self.up = False
         """A handshake was seen; always False over inproc, which has no monitor."""
-        self.control: Socket = sockets.dealer(control, "control", CONTROL_HWM)
-        self.monitor = Monitor(self.control)
-        self.bulk: Socket | None = None if bulk is None else sockets.dealer(bulk, "bulk", BULK_HWM)
+        with ExitStack() as half_made:
+            self.control: Socket = sockets.dealer(control, "control", CONTROL_HWM)
+            half_made.callback(self.control.close, 0)
+            self.monitor = Monitor(self.control)
+            half_made.callback(self.monitor.close)
+            self.bulk: Socket | None = None if bulk is None else sockets.dealer(bulk, "bulk", BULK_HWM)
+            half_made.pop_all()
         for dealer in filter(None, (self.control, self.bulk)):
             dealer.connect(str(endpoint))
 
@@ -121,22 +127,23 @@ class Dial:
         self.link: Link | None = None
         self.greeted = False
         """Our HELLO went out on the present connection."""
-        self.failing = False
-        """That nobody answers was told already."""
+        self.told: set[str] = set()
+        """Why it is not reached, as far as that was told already."""
         self.due: Nanoseconds = 0
         """When `Acquaintance.tick` must look at it."""
         self.renew_at: Nanoseconds = 0
         self._pause = HELLO_MIN
 
     def opened(self, link: Link | None, now: Nanoseconds, rng: random.Random) -> None:
-        """Begin anew on that connection; on none, if there is no address yet.
+        """Begin anew on that connection; on none, if there is no address or no descriptor: then the pauses grow on.
 
         It is renewed after a random time, so that a group does not redial in step.
         """
         self.link = link
         self.greeted = False
         self.renew_at = now + RENEW + rng.randrange(RENEW // 2)
-        self.hurry(now)
+        if link is not None:
+            self.hurry(now)
 
     def send(self, frames: Sequence[bytes], *, bulk: bool = False) -> bool:
         return self.link is not None and self.link.send(frames, bulk=bulk)

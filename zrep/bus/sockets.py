@@ -11,7 +11,7 @@ import os
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TypeAlias
 
 import zmq
@@ -50,6 +50,8 @@ LARGE = 64 * 1024
 SUBSCRIPTION_BYTES = 256
 """An XPUB receives nothing but subscriptions."""
 REPLY_LINGER_MS = 1000
+DESCRIPTORS = 32
+"""What the sockets of a site with two others take, and a few more."""
 
 # As integers: pyzmq's flags are enumerations, and each `|` and `&` of theirs takes half a microsecond.
 _NOBLOCK = int(zmq.NOBLOCK)
@@ -63,6 +65,31 @@ _BIND_ERRORS = {
     errno.EACCES: "permission denied: choose another port or path, or correct the permissions",
     errno.ENOENT: "its directory does not exist: create it first",
 }
+_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class NoDescriptorError(OptionError):
+    """The system gives no descriptor for another socket: a start says so, a dial is repeated later."""
+
+
+@contextmanager
+def _may_lack_descriptors() -> Iterator[None]:
+    try:
+        yield
+    except (zmq.ZMQError, OSError) as error:
+        if error.errno not in _SHORTAGES:
+            raise
+        raise NoDescriptorError(
+            f"{os.strerror(error.errno).lower()}: allow this process more (`ulimit -n 4096`, systemd's LimitNOFILE=), "
+            "or see who keeps connections open"
+        ) from None
+
+
+def require_descriptors() -> None:
+    """Raise NoDescriptorError unless a site's sockets can be opened: without, ZeroMQ aborts the process."""
+    with _may_lack_descriptors(), ExitStack() as stack:
+        for _ in range(DESCRIPTORS):
+            stack.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 
 
 def send(socket: Socket, frames: Sequence[bytes]) -> bool:
@@ -114,13 +141,14 @@ class Sockets:
         self._hook = hook
         self.bound: list[Endpoint] = []
         """Where our sockets listen."""
-        self._open: list[Socket] = []
+        self._kept: list[Socket] = []
+        """Those that a site has one of, to be closed at its end."""
         self._names: list[tuple[Socket, str]] = []
         self._locks: list[_PathLock] = []
 
     def router(self) -> Socket:
         """The socket that receives from peers and serves foreign programs."""
-        return self._make(
+        return self._keep(
             zmq.ROUTER,
             "router",
             {
@@ -134,7 +162,7 @@ class Sockets:
 
     def publisher(self) -> Socket:
         """The socket that broadcasts, and sees who listens."""
-        return self._make(
+        return self._keep(
             zmq.XPUB,
             "publisher",
             {zmq.XPUB_VERBOSER: 1, zmq.SNDHWM: BROADCAST_HWM, zmq.MAXMSGSIZE: SUBSCRIPTION_BYTES},
@@ -142,7 +170,7 @@ class Sockets:
 
     def subscriber(self) -> Socket:
         """The socket that hears every peer's broadcasts."""
-        return self._make(zmq.SUB, "subscriber", {zmq.RCVHWM: BROADCAST_HWM})
+        return self._keep(zmq.SUB, "subscriber", {zmq.RCVHWM: BROADCAST_HWM})
 
     def dealer(self, route: bytes | None, purpose: str, hwm: int) -> Socket:
         """A socket that sends to one site. IMMEDIATE, so that nothing piles up for one that is not there."""
@@ -151,8 +179,14 @@ class Sockets:
             options[zmq.ROUTING_ID] = route
         return self._make(zmq.DEALER, purpose, options)
 
+    def _keep(self, kind: int, purpose: str, options: Mapping[int, int | bytes]) -> Socket:
+        socket = self._make(kind, purpose, options)
+        self._kept.append(socket)
+        return socket
+
     def _make(self, kind: int, purpose: str, options: Mapping[int, int | bytes]) -> Socket:
-        socket = self._context.socket(kind)
+        with _may_lack_descriptors():
+            socket = self._context.socket(kind)
         settings: dict[int, int | bytes] = {**_COMMON, **options}
         for option, setting in settings.items():
             socket.setsockopt(option, setting)
@@ -162,7 +196,6 @@ class Sockets:
 
     def bind(self, socket: Socket, endpoint: Endpoint) -> Endpoint:
         """Bind, and return the endpoint with the real port. Raises OptionError, saying why not."""
-        self._open.append(socket)
         if endpoint.scheme == "ipc" and not endpoint.address.startswith("@"):
             lock = _PathLock(endpoint)
             self._locks.append(lock)  # first: who is interrupted releases it
@@ -181,11 +214,11 @@ class Sockets:
         return endpoint
 
     def close(self) -> None:
-        """Close what is bound, and let go of the names and paths; who connected a socket closes it. Idempotent."""
+        """Close all but the dealers, and let go of the names and paths; who connected a dealer closes it. Idempotent."""
         while self._names:
             socket, name = self._names.pop()
             socket.unbind(name)
-        for socket in self._open:
+        for socket in self._kept:
             socket.close()
         while self._locks:
             self._locks.pop().release()
@@ -252,7 +285,12 @@ class Monitor:
 
     def __init__(self, socket: Socket) -> None:
         self._watched = socket
-        self.socket: Socket = socket.get_monitor_socket(_WATCHED)
+        try:
+            with _may_lack_descriptors():
+                self.socket: Socket = socket.get_monitor_socket(_WATCHED)
+        except NoDescriptorError:
+            socket.disable_monitor()  # it has two ends, and one may be made
+            raise
 
     def events(self) -> Iterator[int]:
         """Yield the zmq.EVENT_* that have happened."""
