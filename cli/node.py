@@ -6,6 +6,7 @@ cannot be written ends nothing. The site's threads do the work; this one waits.
 """
 
 import gc
+import resource
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -62,6 +63,7 @@ def node(
     """Run a site in the foreground. It prints what changes; SIGTERM or Ctrl-C stops it cleanly."""
     import zrep
 
+    _allow_all_files()
     changes: SimpleQueue[Event | None] = SimpleQueue()
 
     def stop() -> None:
@@ -107,6 +109,13 @@ def _next(changes: "SimpleQueue[Event | None]") -> "Event | None":
 def _on_signals(function: Callable[[], None]) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: function())
+
+
+def _allow_all_files() -> None:
+    """Open as many files as this process may at all: every connection takes one, a stranger's, too."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # some systems refuse what they say is allowed
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _options(config: Path | None, settings: list[str]) -> "Options":

@@ -193,6 +193,29 @@ def test_a_restart_needs_neither_create_nor_join(tmp_path: Path) -> None:
             process.communicate(timeout=20)
 
 
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="nobody tells the limits of another process")
+def test_it_may_open_as_many_files_as_the_system_allows(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        with running(tmp_path / "a", "--bind", FREE, "--create") as process:
+            first_line(process)
+            assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("limit", [16, 20, 24])
+def test_too_few_files_are_refused_with_advice(tmp_path: Path, limit: int) -> None:
+    limited = ["sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh", *COMMAND]
+    result = subprocess.run(
+        [*limited, "node", tmp_path / "a", "--bind", FREE, "--create"], capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith("zrep: too many open files: allow this process more (`ulimit -n 4096`")
+    assert result.stderr.count("\n") == 1, result.stderr
+
+
 def refused(*arguments: str | Path) -> tuple[int, str]:
     """Start a node that must not start; return its exit code and its one sentence."""
     result = zrep("node", *arguments)

@@ -214,7 +214,7 @@ class Sockets:
         return endpoint
 
     def close(self) -> None:
-        """Close all but the dealers, and let go of the names and paths; who connected a dealer closes it. Idempotent."""
+        """Close all but the dealers, which who connected them closes, and let go of the names and paths. Idempotent."""
         while self._names:
             socket, name = self._names.pop()
             socket.unbind(name)
