@@ -107,13 +107,20 @@ class Acquaintance:
             self._open(seed)
 
     def members(self, members: Iterable[Member]) -> None:
-        """Dial the members of the configuration in force; once it lists ourselves, drop everybody else."""
+        """Dial the members of the configuration in force; once it lists ourselves, drop everybody else.
+
+        It may list a member at an older address than the one that its HELLO told: only what it changes is followed.
+        """
         listed = {member.site: member for member in members}
         joined = listed.pop(self._site, None) is not None
         for site, member in listed.items():
-            peer = self._peers.get(site) or self._add(site, _usable(member.endpoints))
-            if peer is not None:
-                peer.listed = True
+            endpoints = _usable(member.endpoints)
+            peer = self._peers.get(site) or self._add(site, endpoints)
+            if peer is None:
+                continue
+            if peer.listed_at != endpoints:
+                self._follow_move(peer, endpoints)
+            peer.listed, peer.listed_at = True, endpoints
         if joined:
             # A seed where nobody has answered yet may still turn out to be of another group.
             for seed in [seed for seed in self._seeds if seed.site is not None]:
@@ -211,11 +218,15 @@ class Acquaintance:
             self._subscriber.connect(peer.site, str(address))
 
     def _follow_move(self, peer: Peer, endpoints: tuple[Endpoint, ...]) -> None:
-        """Dial a site where it says that it is, if it is not where we thought."""
-        reached = peer.link is not None and peer.link.up
-        if endpoints and not reached and not set(endpoints) <= set(peer.addresses.endpoints):
+        """Dial a site where it is said to be, if that is not where we thought; a connected one once it is lost.
+
+        That a connection stands means nothing as long as no HELLO was exchanged: where a site was another may
+        be now, or we ourselves.
+        """
+        if endpoints and not set(endpoints) <= set(peer.addresses.endpoints):
             peer.addresses = self._at(endpoints)
-            self._open(peer)
+            if not peer.connected:
+                self._open(peer)
 
     def _meet(self, site: SiteId, hello: Hello, seed: Seed | None) -> Peer | None:
         """Dial back a site that is not in our configuration, if it is one of the few that we may."""

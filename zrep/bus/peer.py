@@ -177,6 +177,8 @@ class Peer(Dial):
         self.since = now
         self.listed = False
         """The configuration in force lists it."""
+        self.listed_at: tuple[Endpoint, ...] = ()
+        """Where."""
         self.seeded = False
         """It answered at a seed."""
         self.publish = Addresses()
