@@ -79,17 +79,33 @@ def test_sites_that_move_one_after_the_other_stay_connected(tcp: Net, restarted:
         old[site], left = bus.endpoints, where[0]
 
 
-def test_sites_that_all_moved_are_found_through_the_seeds_they_are_given(tcp: Net) -> None:
+def test_sites_that_all_took_the_next_ones_address_find_one_another(net: Net) -> None:
+    """Each dials itself, and a site that is not the one it looks for: that one learns where the dialler is.
+
+    So one of them, at least, is connected to both others: it can be elected, and the configuration tells the rest.
+    """
     for site in (A, B, C):
-        tcp.bus(site)
-    old = {site: bus.endpoints for site, bus in tcp.buses.items()}
-    tcp.members()
-    tcp.until_connected()
-    tcp.close(A, B, C)
-    new = {A: old[B], B: old[C], C: old[A]}
-    for site, where in new.items():
-        bus = tcp.bus(site, run=2, bind=where[0])
+        net.bus(site)
+    old = {site: bus.endpoints for site, bus in net.buses.items()}
+    net.members()
+    net.until_connected()
+    net.close(A, B, C)
+    for site, where in ((A, old[B]), (B, old[C]), (C, old[A])):
+        bus = net.bus(site, run=2, bind=where[0])
         bus.members([Member(each, endpoints=endpoints) for each, endpoints in old.items()])
-        for endpoints in new.values():
-            bus.seed(endpoints[0])
-    tcp.until_connected()
+    net.until(lambda: any(len(bus.connected()) == 2 for bus in net.buses.values()))
+    net.members()
+    net.until_connected()
+
+
+def test_sites_that_exchanged_addresses_find_one_another_by_a_seed(net: Net) -> None:
+    """Each dials only itself, unless somebody tells it where the other is."""
+    old = {site: net.bus(site).endpoints for site in (A, B)}
+    net.members()
+    net.until_connected()
+    net.close(A, B)
+    for site, where in ((A, old[B]), (B, old[A])):
+        bus = net.bus(site, run=2, bind=where[0])
+        bus.members([Member(each, endpoints=endpoints) for each, endpoints in old.items()])
+    net.buses[A].seed(old[A][0])
+    net.until_connected()

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import pytest
+
 from cli import group
 from cli.processes import Node, local_addresses
 from tests.processes.harness import QUICK, Cluster, Writer, assert_nothing_lost
@@ -43,14 +45,15 @@ def test_sites_that_move_one_after_the_other_are_found(cluster: Cluster) -> None
     assert_nothing_lost(cluster, writer)
 
 
-def test_sites_that_all_moved_find_one_another_through_one_of_them(cluster: Cluster) -> None:
+@pytest.mark.parametrize("told", [False, True], ids=["by themselves", "by --join"])
+def test_sites_that_all_took_the_next_ones_address_find_one_another(cluster: Cluster, told: bool) -> None:
     with Writer(cluster) as writer:
         writer.await_more()
     cluster.kill(*cluster.nodes)
     swap(cluster.nodes)
     first = cluster.nodes[0]
     for node in cluster.nodes:
-        node.start(*QUICK, *(["--join", first.address] if node is not first else []))
+        node.start(*QUICK, *(["--join", first.address] if told and node is not first else []))
     for node in cluster.nodes:
         node.await_ready()
     group.await_formed(cluster.nodes)

@@ -199,6 +199,15 @@ class Acquaintance:
             self.greet(peer)
         self._settle(peer)
 
+    def on_stray_hello(self, message: Message, hello: Hello) -> None:
+        """Learn where a peer is from the HELLO by which it looks for another site here.
+
+        Where all sites took one another's addresses, nobody dials anybody else's right one.
+        """
+        peer = self._peers.get(message.sender)
+        if peer is not None and self.is_current(peer, message.incarnation):
+            self._follow_move(peer, _usable(hello.endpoints))
+
     def _doubt(self, peer: Peer) -> None:
         """A connected site says that it does not hear us: most likely it saw our replaced SUB go, and not yet the new.
 

@@ -268,6 +268,8 @@ class Bus:
             self._on_own(message.incarnation)
         elif message.to is not None and message.to != self._site:
             self.counters["misaddressed"] += 1
+            if message.type is Type.HELLO and message.group == self._known.group:
+                self._known.on_stray_hello(message, message.fields)
         elif message.group != self._known.group and not self._may_pass(message):
             self._on_foreign(message, route, seed)
         elif message.type is Type.HELLO:
