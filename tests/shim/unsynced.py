@@ -173,7 +173,7 @@ def _released_at_once(self: Checkpoints, tip: Tip) -> Any:
 
 def _meta_read_late(self: Checkpoints, snapshot: Snapshot, *rest: Any) -> None:
     size = len(snapshot.page)
-    slot = checkpoint._TXNID.unpack_from(snapshot.page, checkpoint._TXNID_AT)[0] & 1
+    slot = checkpoint.txnid(snapshot.page) & 1
     _secure(self, snapshot._replace(page=os.pread(self._fd, size, slot * size)))
 
 
@@ -187,7 +187,7 @@ def _saved_first(self: Checkpoints, snapshot: Snapshot, *rest: Any) -> None:
 
 
 def _one_slot(store: Path, snapshot: Snapshot) -> None:
-    slot = checkpoint._TXNID.unpack_from(snapshot.page, checkpoint._TXNID_AT)[0] & 1
+    slot = checkpoint.txnid(snapshot.page) & 1
     fd = os.open(store / "data.mdb", os.O_RDWR)
     write_at(fd, snapshot.page, slot * len(snapshot.page))
     os.close(fd)

@@ -66,6 +66,21 @@ def crash(store: Store) -> None:
     store.checkpoints._fd = -1
 
 
+def copied(path: Path, name: str) -> Path:
+    """Return a copy of a store and its checkpoint, in a directory of this name."""
+    copy = path.parent / name / "data"
+    shutil.copytree(path, copy)
+    shutil.copy(checkpoint.path_of(path), checkpoint.path_of(copy))
+    return copy
+
+
+def damage(file: Path, at: int, bits: int) -> None:
+    """Flip these bits of the byte at `at`."""
+    data = bytearray(file.read_bytes())
+    data[at] ^= bits
+    file.write_bytes(data)
+
+
 def taken(store: Store, now: int = LATER) -> bool:
     """Run a tick, wait for the helper if there is one, and take in what it did."""
     asked = threading.Event()
@@ -319,6 +334,116 @@ def test_what_cannot_be_brought_back_is_set_aside(path: Path, damage: str, reboo
     store.close()
     store = Store(path, OPTIONS)
     assert store.applied.tip == tip
+    store.close()
+
+
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize("nbytes", [0, 100, 4096, 5000, 8192, 20000, -4096, -1])
+def test_a_file_that_is_shorter_than_its_checkpoint_is_set_aside(path: Path, closed: bool, nbytes: int) -> None:
+    """LMDB would map it, and die of SIGBUS."""
+    store = Store(path, OPTIONS)
+    written(store, 20)
+    store.checkpoints.take(store.applied.tip)
+    (store.close if closed else lambda: crash(store))()
+    file = path / "data.mdb"
+    os.truncate(file, nbytes if nbytes >= 0 else file.stat().st_size + nbytes)
+    store = Store(path, OPTIONS)
+    assert store.applied.tip == Tip()
+    assert path.with_name("data.damaged").is_dir()
+    tip = written(store, 20)
+    store.close()
+    store = Store(path, OPTIONS)
+    assert store.applied.tip == tip
+    store.close()
+
+
+def test_a_file_that_lacks_later_pages_goes_back_to_its_checkpoint(store: Store, path: Path) -> None:
+    tip = written(store, 5)
+    store.checkpoints.take(tip)
+    digest, nbytes = store.digest(), (path / "data.mdb").stat().st_size
+    written(store, 20)
+    crash(store)
+    for cut in range(nbytes, (path / "data.mdb").stat().st_size, 4096):
+        copy = copied(path, f"cut-{cut}")
+        os.truncate(copy / "data.mdb", cut)
+        again = Store(copy, OPTIONS)
+        assert (again.applied.tip, again.digest()) == (tip, digest)
+        written(again, 20)
+        again.close()
+
+
+def test_a_file_that_never_had_its_last_pages_is_well(store: Store, path: Path) -> None:
+    """LMDB does not write what one transaction took at the end of the file and gave back."""
+    script = Script()
+    for _ in range(5):
+        script.commit((Op.PUT, None, b"a", bytes(100)))
+        store.apply(script.records[store.applied.tip.lsn :])
+        store.checkpoints.take(store.applied.tip)
+    tip = store.applied.tip
+    script.commit((Op.PUT, None, b"b", bytes(100_000)), (Op.DELETE, None, b"b"))
+    store.apply(script.records[tip.lsn :])
+    digest = store.digest()
+    assert (path / "data.mdb").stat().st_size < 4096 * store.env.info()["last_pgno"]
+    copy = copied(path, "killed")
+    again = Store(copy, OPTIONS)
+    assert again.applied.tip == tip
+    again.apply(script.records[tip.lsn :])
+    assert (again.applied.tip, again.digest()) == (script.tip, digest)
+    again.close()
+    for _ in range(2):
+        again = Store(copy, OPTIONS)
+        assert (again.applied.tip, again.digest()) == (script.tip, digest)
+        again.close()
+    assert not copy.with_name("data.damaged").exists()
+
+
+def test_who_reads_keeps_the_file_that_goes_back(store: Store, path: Path) -> None:
+    tip = written(store, 5)
+    store.checkpoints.take(tip)
+    written(store, 20)
+    crash(store)
+    os.truncate(path / "data.mdb", (path / "data.mdb").stat().st_size - 4096)
+    with (path / "data.mdb").open("rb") as reader:
+        before = reader.read()
+        again = Store(path, OPTIONS)
+        written(again, 20)
+        reader.seek(0)
+        assert reader.read() == before
+    again.close()
+
+
+def test_who_only_reads_refuses_a_file_that_is_too_short(tmp_path: Path) -> None:
+    with zrep.open(tmp_path / "home") as env:
+        env.put(b"k", bytes(100_000))
+    os.truncate(tmp_path / "home" / "state-1" / "data" / "data.mdb", 8192)
+    with pytest.raises(StorageError, match=r"cannot be read: .* has 8192 bytes of the"):
+        zrep.open(tmp_path / "home", readonly=True)
+    with zrep.open(tmp_path / "home") as env:
+        assert env.get(b"k") == bytes(100_000), "the log had it"
+
+
+@pytest.mark.parametrize("slot", [0, 1])
+@pytest.mark.parametrize("at", [10, 16, 20, 41, 42])
+def test_a_file_without_two_meta_pages_is_set_aside(path: Path, slot: int, at: int) -> None:
+    """LMDB would refuse it, or divide by a page size of 0."""
+    store = Store(path, OPTIONS)
+    written(store)
+    crash(store)
+    damage(path / "data.mdb", slot * 4096 + at, 0x18)
+    store = Store(path, OPTIONS)
+    assert store.applied.tip == Tip()
+    store.close()
+
+
+@pytest.mark.parametrize("at", [24, 44, 80, 128, 136, 144])
+def test_a_file_that_changed_since_it_was_closed_is_set_aside(path: Path, at: int) -> None:
+    store = Store(path, OPTIONS)
+    written(store)
+    store.close()
+    for slot in (0, 1):
+        damage(path / "data.mdb", slot * 4096 + at, 1)
+    store = Store(path, OPTIONS)
+    assert store.applied.tip == Tip()
     store.close()
 
 

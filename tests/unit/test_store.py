@@ -157,12 +157,14 @@ def test_a_crash_during_creation_leaves_nothing_half(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_damaged_file_is_one_clear_sentence(tmp_path: Path) -> None:
+def test_what_is_no_store_is_set_aside(tmp_path: Path) -> None:
     path = tmp_path / "data"
     path.mkdir()
     (path / "data.mdb").write_bytes(b"not LMDB" * 1000)
-    with pytest.raises(StorageError, match="data cannot be opened"):
-        Store(path, OPTIONS)
+    store = Store(path, OPTIONS)
+    assert store.applied.tip == Tip()
+    assert (tmp_path / "data.damaged" / "data.mdb").exists()
+    store.close()
 
 
 def test_a_full_map_grows_and_nothing_is_lost(tmp_path: Path) -> None:

@@ -22,6 +22,10 @@ before its first write, as does whatever else ends LMDB's read transactions.
 
 A clean close takes one more, and marks it: nothing was written since, the file is whole as it is. What is
 replayed, others decide.
+
+LMDB maps the file without a look at its length, and dies of SIGBUS where a page is missing. A file shorter than
+its checkpoint's is damaged. One shorter than the newest meta page says need not be: pages that a transaction
+took at the end and gave back are never written. So it is not set aside, it goes back to its checkpoint.
 """
 
 import logging
@@ -57,9 +61,10 @@ BYTES = 32 * MIB
 
 _MAGIC = b"ZREPCKPT"
 _FACTS = struct.Struct("<32s?QQQI")
-_TXNID = struct.Struct("=Q")
-_TXNID_AT = 144
-"""Where LMDB 0.9 has the transaction's number in a meta page: after the page's header and the rest of MDB_meta."""
+_META = struct.Struct("=10xH4xII16xI92xQQ")
+"""What LMDB 0.9 has in a meta page, as `_Meta` names it: the page's header, then MDB_meta."""
+_IS_META, _META_MAGIC, _META_VERSION = 0x08, 0xBEEFC0DE, 1
+_LARGEST_PAGE = 1 << 16
 
 _logger = logging.getLogger("zrep.storage")
 
@@ -81,6 +86,15 @@ class Snapshot(NamedTuple):
     """LMDB's meta page."""
     clean: bool = False
     """Whether the store was closed then, and nothing is written before the next checkpoint is saved."""
+
+
+class _Meta(NamedTuple):
+    flags: int
+    magic: int
+    version: int
+    page_size: int
+    last_page: int
+    txnid: int
 
 
 class _Pin(NamedTuple):
@@ -233,7 +247,7 @@ class Checkpoints:
         try:
             size = self._env.stat()["psize"]
             page = read_at(self._fd, size, (txn.id() & 1) * size)
-            (found,) = _TXNID.unpack_from(page, _TXNID_AT)
+            found = txnid(page)
             invariant(found == txn.id(), "a meta page is of its snapshot", found=found, snapshot=txn.id())
             return _Pin(txn, Snapshot(self._boot, os.fstat(self._fd).st_size, tip, page))
         except BaseException:
@@ -291,43 +305,87 @@ def path_of(store: Path) -> Path:
 
 
 def recover(store: Path) -> Tip | None:
-    """Undo what a crash of the operating system may have made of the store; call before LMDB opens it.
+    """Undo what a crash may have made of the store; call before LMDB opens it: LMDB may die of what is damaged.
 
     Return the record that the store must stand at then, None where it may stand anywhere after it. Raises
     DamagedStoreError when it cannot be brought back.
     """
+    path = store / "data.mdb"
     try:
-        if not (store / "data.mdb").exists():
-            raise DamagedStoreError(f"{store / 'data.mdb'} is not there any more")
+        if not path.exists():
+            raise DamagedStoreError(f"{path} is not there any more")
         snapshot = load(path_of(store))
-        if snapshot is None or (believed(snapshot) and not snapshot.clean):
-            return None
-        if not believed(snapshot):
-            restore(store, snapshot)
+        if believed(snapshot) and is_complete(path, snapshot):
+            return snapshot.tip if snapshot is not None and snapshot.clean else None
+        if snapshot is None:
+            raise DamagedStoreError(f"{path} is shorter than when it was created")
+        restore(store, snapshot)
     except OSError as error:
         raise StorageError(f"cannot bring {store} back to its checkpoint: {error}; correct that first") from error
     return snapshot.tip
 
 
 def believed(snapshot: Snapshot | None) -> bool:
-    """Tell whether a data file is whole as it is: never written, closed cleanly, or written in this boot only."""
+    """Tell whether no crash has undone a write: never written, closed cleanly, or written in this boot only."""
     return snapshot is None or snapshot.clean or bool(snapshot.boot and snapshot.boot == boot_id())
+
+
+def is_complete(path: Path, snapshot: Snapshot | None) -> bool:
+    """Tell whether a data file that is believed has every page that its newest meta page speaks of.
+
+    Raises DamagedStoreError when it is shorter than at its checkpoint, or changed since it was closed, or as
+    `newest_meta`.
+    """
+    with path.open("rb") as file:
+        page = newest_meta(file.read(2 * _LARGEST_PAGE))
+        nbytes = os.fstat(file.fileno()).st_size
+    if snapshot is not None:
+        _check_length(path, nbytes, snapshot)
+        if page == snapshot.page:
+            return True
+        if snapshot.clean:
+            raise DamagedStoreError(f"{path} is not what it was when it was closed")
+    meta = _meta(page)
+    return nbytes >= (meta.last_page + 1) * meta.page_size
+
+
+def newest_meta(data: bytes) -> bytes:
+    """Return the meta page that LMDB goes by, of a file that begins like this.
+
+    Raises DamagedStoreError unless both are meta pages: LMDB would refuse the file, or divide by a page size of 0.
+    """
+    try:
+        size = _meta(data).page_size
+        pages = [data[:size], data[size : 2 * size]]
+        metas = [_meta(page) for page in pages]
+        if all(meta[:4] == (_IS_META, _META_MAGIC, _META_VERSION, size) for meta in metas):
+            return pages[metas[1].txnid > metas[0].txnid]
+    except struct.error:
+        pass
+    raise DamagedStoreError("the store's file does not begin like one of LMDB")
+
+
+def txnid(page: bytes) -> int:
+    """Return the number of the transaction that wrote a meta page."""
+    return _meta(page).txnid
+
+
+def _meta(page: bytes) -> _Meta:
+    return _Meta(*_META.unpack_from(page))
 
 
 def restore(store: Path, snapshot: Snapshot) -> None:
     """Make the store exactly the snapshot, durably.
 
-    After a failed flush other processes may still read the file: they keep it, and the store gets a copy.
+    Other processes may still read a file that this boot wrote: they keep it, and the store gets a copy.
     """
     target = path = store / "data.mdb"
-    if not snapshot.boot:
+    if snapshot.boot in ("", boot_id()):
         target = path.with_name("data.mdb.tmp")
         shutil.copyfile(path, target)
     fd = os.open(target, os.O_RDWR | os.O_CLOEXEC)
     try:
-        nbytes = os.fstat(fd).st_size
-        if nbytes < snapshot.nbytes:
-            raise DamagedStoreError(f"{store} has {nbytes} bytes of the {snapshot.nbytes} that were flushed")
+        _check_length(path, os.fstat(fd).st_size, snapshot)
         for slot in (0, 1):
             write_at(fd, snapshot.page, slot * len(snapshot.page))
         os.fdatasync(fd)
@@ -338,6 +396,11 @@ def restore(store: Path, snapshot: Snapshot) -> None:
     if target != path:
         os.rename(target, path)
         sync_directory(store)
+
+
+def _check_length(path: Path, nbytes: int, snapshot: Snapshot) -> None:
+    if nbytes < snapshot.nbytes:
+        raise DamagedStoreError(f"{path} has {nbytes} bytes of the {snapshot.nbytes} that were flushed")
 
 
 def forget(store: Path) -> None:

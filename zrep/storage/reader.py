@@ -31,14 +31,16 @@ class StoreReader:
         if meta is None:
             raise OptionError(f"{path} is not a zrep home: open it without readonly to make it one")
         data = path / f"state-{meta.state}" / "data"
-        if not checkpoint.believed(checkpoint.load(checkpoint.path_of(data))):
+        snapshot = checkpoint.load(checkpoint.path_of(data))
+        if not checkpoint.believed(snapshot):
             raise StorageError(f"{path} was open when the operating system stopped: start its site once, then read it")
         try:
+            checkpoint.is_complete(data / "data.mdb", snapshot)  # raises; without the newest pages it may be well
             self.env = lmdb.open(str(data), readonly=True, max_dbs=MAX_DBS, create=False, **ENGINE)
             self.main = self.env.open_db(MAIN, create=False)
             self._bookkeeping = self.env.open_db(BOOKKEEPING, create=False)
             self._index = self.env.open_db(INDEX, create=False)
-        except lmdb.Error as error:
+        except (OSError, lmdb.Error) as error:
             raise StorageError(f"{data} cannot be read: {error}") from None
         self._handles: dict[int, lmdb._Database] = {}
         self._open_slots()
