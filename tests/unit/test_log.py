@@ -178,7 +178,28 @@ def test_a_flipped_bit_in_an_older_segment_is_never_served(tmp_path: Path) -> No
         assert damage is None or damage >= first
         damaged += damage is not None
         log.close()
+        (tmp_path / "suspect").unlink(missing_ok=True)
     assert damaged > 150
+
+
+def test_damage_that_a_read_finds_is_not_forgotten_by_a_restart(tmp_path: Path) -> None:
+    """Else a site would come back as a voter that everybody trusts, with the broken segment (R4)."""
+    log = new_log(tmp_path)
+    while len(list(tmp_path.glob("*.log"))) < 3:
+        flush(log, 300, 900)
+    log.close()
+    oldest = min(tmp_path.glob("*.log"))
+    image = bytearray(oldest.read_bytes())
+    image[500] ^= 1
+    oldest.write_bytes(image)
+    log = open_log(tmp_path)
+    for use in (lambda: contents(log), lambda: contents(log), log.flush):
+        with pytest.raises(DamagedLogError, match="must join its group anew"):
+            use()
+    log.close()
+    for _ in range(2):
+        with pytest.raises(DamagedLogError, match="must join its group anew"):
+            open_log(tmp_path)
 
 
 @pytest.mark.parametrize("harm", ["truncated", "hole", "deleted", "swapped"])

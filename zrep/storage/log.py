@@ -26,7 +26,7 @@ from zrep.storage.files import DISK_FULL, sync_directory
 from zrep.storage.segment import LOST_TRUST, Segment
 
 _SUSPECT = "suspect"
-"""A file of this name tells the next start that an access failed: nothing is believed unread (R3)."""
+"""A file of this name tells the next start that an access failed or found damage: nothing is believed unread (R3)."""
 _logger = logging.getLogger("zrep.storage")
 
 
@@ -294,16 +294,24 @@ class SegmentedLog:
 
     @contextmanager
     def _fatal(self, what: str) -> Iterator[None]:
-        """Turn an OSError into the StorageError that ends this log's use."""
+        """Turn an OSError into the StorageError that ends this log's use; damage ends it, too."""
         try:
             yield
+        except DamagedLogError as error:
+            self._distrust(error)
+            raise
         except OSError as error:
             raise self._failed(what, error) from error
 
     def _failed(self, what: str, error: OSError) -> StorageError:
-        self._failure = StorageError(f"cannot {what} the log in {self.directory}: {error}; the site must stop")
+        failure = StorageError(f"cannot {what} the log in {self.directory}: {error}; the site must stop")
+        self._distrust(failure)
+        return failure
+
+    def _distrust(self, failure: StorageError) -> None:
+        """Let no call succeed any more, and have the next start read everything."""
+        self._failure = failure
         _suspect(self.directory)
-        return self._failure
 
 
 def flush_newest(directory: Path) -> None:
