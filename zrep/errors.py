@@ -120,7 +120,10 @@ class NotAuthorizedError(ZrepError):
 
 
 class ForkError(ZrepError):
-    """A zrep object was used in a child process: connect to a site, or open another home, in the child instead."""
+    """A zrep object was used in a child process: connect to a site, or open another home, in the child instead.
+
+    Not the parent's home, read-only either: for py-lmdb it is open in this process. A spawned process may.
+    """
 
 
 class HomeInUseError(ZrepError):

@@ -123,6 +123,24 @@ def test_a_child_that_leaves_the_block_spoils_nothing_for_its_parents_next_start
         assert site.env.get(b"a") == b"2"
 
 
+def test_a_forked_child_opens_another_home_and_not_its_parents(site: zrep.Site, home: Path, tmp_path: Path) -> None:
+    """Its parent's it reaches as any program does."""
+    site.env.put(b"a", b"1")
+    address = site.address
+
+    def child() -> None:
+        with pytest.raises(zrep.HomeInUseError):
+            zrep.open(home)
+        with pytest.raises(zrep.StorageError, match="already open in this process"):
+            zrep.open(home, readonly=True)
+        with zrep.open(tmp_path / "another") as another:
+            another.put(b"a", b"2")
+        with zrep.connect(address) as client:
+            assert client.get(b"a") == b"1"
+
+    in_child(child)
+
+
 # After Ctrl-C.
 
 
