@@ -3,14 +3,19 @@
 import errno
 import os
 import shutil
+import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import lmdb
 import pytest
 
 import zrep
+from tests.shim import pages
 from tests.unit.test_store import OPTIONS, SITE, Script
 from zrep import codec, engine
 from zrep.errors import DiskFullError, ForkError, StorageError
@@ -18,7 +23,7 @@ from zrep.options import MIB, MILLISECOND, Options
 from zrep.records import Config, Kind, Member, Op, Tip
 from zrep.storage import checkpoint, home, sealed
 from zrep.storage.log import SegmentedLog
-from zrep.storage.store import Store
+from zrep.storage.store import ENGINE, Store
 
 LATER = (checkpoint.INTERVAL_MS + 1) * MILLISECOND
 
@@ -445,6 +450,81 @@ def test_a_file_that_changed_since_it_was_closed_is_set_aside(path: Path, at: in
     store = Store(path, OPTIONS)
     assert store.applied.tip == Tip()
     store.close()
+
+
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize("what", ["empty page", "another page", "no bookkeeping", "meta pages"])
+def test_what_lmdb_finds_damaged_is_set_aside(
+    path: Path, closed: bool, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At every start, and for ever, if it were not: the log is whole."""
+    store = Store(path, OPTIONS)
+    written(store, 20)
+    (store.close if closed else lambda: crash(store))()
+    file = path / "data.mdb"
+    data = bytearray(file.read_bytes())
+    meta = pages.newest_meta(pages.split(bytes(data)))
+    (root,) = struct.unpack_from("=Q", meta, 128)
+    page = data[root * 4096 :][:4096]
+    if what == "empty page":
+        page[:] = bytes(4096)
+    elif what == "another page":
+        page[10] ^= 3
+    elif what == "no bookkeeping":
+        page = page.replace(b"__zrep.dbs", b"__zrep.dbt").replace(b"__zrep\0", b"__zrap\0")
+    else:
+        data[4096 * (pages.txnid(meta) & 1) + 90] ^= 1
+    data[root * 4096 : (root + 1) * 4096] = page
+    file.write_bytes(data)
+    store = Store(path, OPTIONS)
+    assert store.applied.tip == Tip()
+    assert (path.with_name("data.damaged") / "data.mdb").read_bytes()[8192:] == data[8192:]
+    assert "store set aside, the log builds it again" in caplog.text
+    tip = written(store, 20)
+    store.close()
+    store = Store(path, OPTIONS)
+    assert store.applied.tip == tip
+    store.close()
+
+
+@pytest.mark.parametrize("at", [0, 4])
+def test_a_damaged_lock_file_is_no_damage_of_the_store(path: Path, at: int) -> None:
+    store = Store(path, OPTIONS)
+    tip = written(store)
+    store.close()
+    script = f"""if True:
+        import lmdb, sys
+        env = lmdb.open({str(path)!r}, readonly=True, **{ENGINE})
+        print(flush=True)
+        sys.stdin.read()"""
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as reader:
+        assert reader.stdout is not None
+        reader.stdout.readline()
+        with (path / "lock.mdb").open("r+b") as file:
+            file.seek(at)
+            file.write(b"\0")
+        with pytest.raises(StorageError, match="stop the programs that read the store"):
+            Store(path, OPTIONS)
+    store = Store(path, OPTIONS)
+    assert store.applied.tip == tip
+    store.close()
+
+
+@pytest.mark.parametrize("error", [lmdb.MemoryError, lmdb.DiskError, lmdb.ReadonlyError, lmdb.Error])
+def test_a_store_that_cannot_be_read_stays_where_it_is(
+    path: Path, monkeypatch: pytest.MonkeyPatch, error: type[lmdb.Error]
+) -> None:
+    Store(path, OPTIONS).close()
+
+    def fail(*args: object, **options: object) -> None:
+        raise error("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lmdb, "open", fail)
+        with pytest.raises(StorageError):
+            Store(path, OPTIONS)
+    assert not path.with_name("data.damaged").exists()
+    Store(path, OPTIONS).close()
 
 
 def test_a_checkpoint_never_meets_another_store(path: Path, reboot: Callable[[], None]) -> None:

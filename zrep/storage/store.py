@@ -29,7 +29,7 @@ from zrep.errors import JOIN_ANEW, DiskFullError, ProtocolError, StorageError, Z
 from zrep.ids import Nanoseconds
 from zrep.options import MIB, Options
 from zrep.ports import Applied
-from zrep.records import Record, Tip, Txn
+from zrep.records import Record, Txn
 from zrep.storage import checkpoint
 from zrep.storage.catalogue import BOOKKEEPING, Catalogue, Slots, flag_bits
 from zrep.storage.checkpoint import Checkpoints, DamagedStoreError
@@ -41,6 +41,10 @@ MAX_DBS = 256
 _LENGTH = struct.Struct("<I")
 _LOW_SPACE = 1 * MIB
 _APPLY_BYTES = 16 * MIB
+_DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.NotFoundError, lmdb.BadTxnError)
+"""How LMDB says, while the store is opened, that its pages are not what was written."""
+_REFUSALS = (lmdb.InvalidError, lmdb.VersionMismatchError)
+"""How LMDB refuses one of its two files; it does not say which."""
 _T = TypeVar("_T")
 _logger = logging.getLogger("zrep.storage")
 ENGINE: dict[str, Any] = {"lib_version": 0} if int(lmdb.__version__.split(".")[0]) >= 3 else {}
@@ -58,36 +62,59 @@ class Store:
         """
         self.path = path
         self._map_limit = options.map_bytes
-        restored = _recover(path)
-        if not path.exists():
-            try:
-                _create(path, options)
-            except (OSError, lmdb.Error) as error:
-                raise StorageError(f"cannot create {path}: {error}; correct that and start again") from error
-        self.env = _open(path, options)
-        self.env.reader_check()
-        with self.translating():
-            self.bookkeeping = self.env.open_db(BOOKKEEPING, create=False)  # writes nothing
-            with self.env.begin() as txn:
-                written = txn.get(APPLIED, db=self.bookkeeping)
         self.sessions_until_ms = 0
         """No session has to be forgotten before a record of that time; perhaps not then, either."""
-        self.applied = self._decode(written) if written is not None else Applied()
-        if restored not in (None, self.applied.tip):
-            raise StorageError(f"{path} does not stand where its checkpoint says: {JOIN_ANEW}")
-        self.checkpoints = Checkpoints(path, self.env, log=log, sync=sync)
         self.outgrown = False
         """Whether a transaction found the map full; it grows before the next one begins."""
         self._stocked: Catalogue | None = None
         try:
-            with self.translating(), self.begin_write() as txn:
-                self.slots = Slots(self.env, txn)
-                self.main = self.slots.main
-                self.catalogue = self.slots.load(txn)
-            self.refill()
+            self._load(options, log, sync)
+        except DamagedStoreError as error:
+            _set_aside(path, error)
+            self._load(options, log, sync)
+
+    def _load(self, options: Options, log: Path | None, sync: bool) -> None:
+        """Open what is there, or an empty store. Raises DamagedStoreError when that cannot be believed."""
+        restored = checkpoint.recover(self.path) if self.path.exists() else None
+        if not self.path.exists():
+            try:
+                _create(self.path, options)
+            except (OSError, lmdb.Error) as error:
+                raise StorageError(f"cannot create {self.path}: {error}; correct that and start again") from error
+        self.env = _open(self.path, options)
+        try:
+            self.env.reader_check()
+            with self._believing():
+                self.bookkeeping = self.env.open_db(BOOKKEEPING, create=False)  # writes nothing
+                with self.env.begin() as txn:
+                    written = txn.get(APPLIED, db=self.bookkeeping)
+            self.applied = self._decode(written) if written is not None else Applied()
+            if restored not in (None, self.applied.tip):
+                raise StorageError(f"{self.path} does not stand where its checkpoint says: {JOIN_ANEW}")
+            self.checkpoints = Checkpoints(self.path, self.env, log=log, sync=sync)
+        except BaseException:
+            self.env.close()
+            raise
+        try:
+            with self._believing():
+                with self.begin_write() as txn:
+                    self.slots = Slots(self.env, txn)
+                    self.main = self.slots.main
+                    self.catalogue = self.slots.load(txn)
+                self._refill()
         except BaseException:
             self.close()
             raise
+
+    @contextmanager
+    def _believing(self) -> Iterator[None]:
+        """Raise DamagedStoreError for damage that LMDB finds, else what an error of LMDB means for the site."""
+        try:
+            yield
+        except _DAMAGE as error:
+            raise DamagedStoreError(f"{self.path} is damaged: {error}") from error
+        except lmdb.Error as error:
+            raise self.meaning(error) from error
 
     def _decode(self, written: bytes) -> Applied:
         try:
@@ -167,11 +194,15 @@ class Store:
 
     def refill(self) -> None:
         """Create the spare slots that are missing; no transaction writes at this moment."""
+        with self.translating():
+            self._refill()
+
+    def _refill(self) -> None:
         if self._stocked is self.catalogue:
             return
         created: list[int] = []
         try:
-            with self.translating(), self.begin_write() as txn:
+            with self.begin_write() as txn:
                 created.extend(self.slots.create(txn, flags) for flags in self.slots.missing(self.catalogue))
         except BaseException:
             self.slots.forget(created)
@@ -241,22 +272,15 @@ class Store:
         return StorageError(f"writing {self.path} failed: {error}; check the disk, start the site again")
 
 
-def _recover(path: Path) -> Tip | None:
-    """Bring the store back to its checkpoint if need be, and say where it must stand then.
-
-    One that cannot be brought back is set aside, for a person to look at, and an empty one takes its place.
-    """
-    try:
-        return checkpoint.recover(path) if path.exists() else None
-    except DamagedStoreError as error:
-        _logger.error("store set aside, the log builds it again reason=%s", error)
+def _set_aside(path: Path, error: DamagedStoreError) -> None:
+    """Put a store that cannot be brought back where a person can look at it."""
+    _logger.error("store set aside, the log builds it again reason=%s", error)
     aside = path.with_name(path.name + ".damaged")
     try:
         shutil.rmtree(aside, ignore_errors=True)
         path.rename(aside)
-    except OSError as error:
-        raise StorageError(f"cannot set {path} aside: {error}; remove it and start again") from error
-    return None
+    except OSError as problem:
+        raise StorageError(f"cannot set {path} aside: {problem}; remove it and start again") from problem
 
 
 def _open(path: Path, options: Options) -> lmdb.Environment:
@@ -278,8 +302,22 @@ def _open(path: Path, options: Options) -> lmdb.Environment:
             size //= 2
             if size < MIB:
                 raise StorageError(f"no address space for the map of {path}: {error}") from None
+        except _REFUSALS as error:
+            _check_data_file(path)
+            raise StorageError(
+                f"{path} cannot be opened: {error}; its lock.mdb is damaged or of another LMDB: stop the programs "
+                f"that read the store and start again"
+            ) from None
         except (OSError, lmdb.Error) as error:
             raise StorageError(f"{path} cannot be opened: {error}") from None
+
+
+def _check_data_file(path: Path) -> None:
+    """Raise DamagedStoreError if LMDB refuses the data file alone."""
+    try:
+        lmdb.open(str(path), readonly=True, lock=False, create=False, **ENGINE).close()
+    except _REFUSALS as error:
+        raise DamagedStoreError(str(error)) from None
 
 
 def _create(path: Path, options: Options) -> None:
