@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -123,24 +124,6 @@ def test_a_child_that_leaves_the_block_spoils_nothing_for_its_parents_next_start
         assert site.env.get(b"a") == b"2"
 
 
-def test_a_forked_child_opens_another_home_and_not_its_parents(site: zrep.Site, home: Path, tmp_path: Path) -> None:
-    """Its parent's it reaches as any program does."""
-    site.env.put(b"a", b"1")
-    address = site.address
-
-    def child() -> None:
-        with pytest.raises(zrep.HomeInUseError):
-            zrep.open(home)
-        with pytest.raises(zrep.StorageError, match="already open in this process"):
-            zrep.open(home, readonly=True)
-        with zrep.open(tmp_path / "another") as another:
-            another.put(b"a", b"2")
-        with zrep.connect(address) as client:
-            assert client.get(b"a") == b"1"
-
-    in_child(child)
-
-
 # After Ctrl-C.
 
 
@@ -223,16 +206,16 @@ def held(env: zrep.Environment) -> threading.Event:
     return go_on
 
 
-def stopping(env: zrep.Environment) -> threading.Semaphore:
-    """Return what counts how often somebody has begun to wait for the engine's end."""
-    stop, counted = env.engine.stop, threading.Semaphore(0)
+def stopping(env: zrep.Environment) -> list[None]:
+    """Return what gets longer whenever somebody begins to wait for the engine's end; a signal's handler may look."""
+    stop, begun = env.engine.stop, list[None]()
 
-    def count_and_stop() -> None:
-        counted.release()
+    def note_and_stop() -> None:
+        begun.append(None)
         stop()
 
-    env.engine.stop = count_and_stop  # type: ignore[method-assign]
-    return counted
+    env.engine.stop = note_and_stop  # type: ignore[method-assign]
+    return begun
 
 
 def test_who_closes_while_another_does_waits_for_him(
@@ -248,12 +231,31 @@ def test_who_closes_while_another_does_waits_for_him(
 
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(close)
-        assert begun.acquire(timeout=DEADLINE_S)
+        eventually(lambda: begun, "the first one waits")
         second = pool.submit(come_second)
         assert comes.wait(DEADLINE_S)
         go_on.set()
         first.result(DEADLINE_S)
         second.result(DEADLINE_S)
+
+
+@contextmanager
+def handling(handle: Callable[[], None]) -> Iterator[Callable[[Callable[[], bool]], None]]:
+    """Handle a signal so; yield what sends it until something is true: one just before a thread blocks wakes nobody."""
+    before = signal.signal(signal.SIGUSR1, lambda *_: handle())
+
+    def send_until(done: Callable[[], bool]) -> None:
+        def sent() -> bool:
+            if not done():
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+            return done()
+
+        eventually(sent, "the signal was handled")
+
+    try:
+        yield send_until
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_who_is_interrupted_as_he_closes_closes_again(
@@ -262,19 +264,24 @@ def test_who_is_interrupted_as_he_closes_closes_again(
     """Ctrl-C while the engine has not ended yet; `Thread.join` would not wait for it the next time."""
     env, close = ended
     go_on, begun = held(env), stopping(env)
+    interrupted: list[None] = []
 
-    def meanwhile() -> None:
-        for _ in range(2):
-            assert begun.acquire(timeout=DEADLINE_S)
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-        assert begun.acquire(timeout=DEADLINE_S)
+    def interrupt() -> None:
+        if len(interrupted) < min(len(begun), 2):
+            interrupted.append(None)
+            raise KeyboardInterrupt
+
+    def go_on_at_last() -> None:
+        eventually(lambda: len(begun) == 3, "the last one waits")
         go_on.set()
 
-    with ThreadPoolExecutor(1) as pool:
-        told = pool.submit(meanwhile)
+    with handling(interrupt) as send_until, ThreadPoolExecutor(1) as pool:
+        told = pool.submit(send_until, lambda: len(interrupted) == 2)
         for _ in range(2):
             with pytest.raises(KeyboardInterrupt):
                 close()
+        told.result(DEADLINE_S)
+        told = pool.submit(go_on_at_last)
         close()
         told.result(DEADLINE_S)
     zrep.open(home).close()
@@ -286,20 +293,13 @@ def test_a_signals_handler_may_close_what_is_being_closed(
     env, close = ended
     go_on, begun = held(env), stopping(env)
 
-    def handle(*_: object) -> None:
-        close()
-        go_on.set()
-
-    def meanwhile() -> None:
-        assert begun.acquire(timeout=DEADLINE_S)
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
-
-    before = signal.signal(signal.SIGUSR1, handle)
-    try:
-        with ThreadPoolExecutor(1) as pool:
-            told = pool.submit(meanwhile)
+    def close_too() -> None:
+        if begun:
             close()
-            told.result(DEADLINE_S)
-    finally:
-        signal.signal(signal.SIGUSR1, before)
+            go_on.set()
+
+    with handling(close_too) as send_until, ThreadPoolExecutor(1) as pool:
+        told = pool.submit(send_until, go_on.is_set)
+        close()
+        told.result(DEADLINE_S)
     zrep.open(home).close()
