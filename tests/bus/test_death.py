@@ -93,7 +93,7 @@ def test_a_forked_child_keeps_neither_its_parents_sockets_nor_its_address(tcp: N
     a = tcp.bus(A)
     code = CHILD.replace("tcp://127.0.0.1:0", bind.format(directory=tcp.directory))
     with site_b(a.endpoints[0], 1, code) as child:
-        tcp.until(lambda: a.connected() == {B})
+        tcp.until(lambda: tcp.got(A, Connected))
         where = tcp.got(A, Connected)[0].hello.endpoints[0]
         child.send_signal(signal.SIGUSR1)
         assert child.stdout is not None
