@@ -152,7 +152,7 @@ def _end(change: "Event", site: "SiteId", home: Path) -> "ZrepError | None":
         case events.JoinFailure():
             return errors.JoinFailedError(f"the site cannot go on: {change.reason}")
         case events.LocalSiteRemoved():
-            return errors.JoinFailedError("the group removed this site: join with a new home")
+            return errors.JoinFailedError("the group removed this site, which was replaced: join with an empty home")
     return None
 
 

@@ -419,7 +419,7 @@ _UNDECIDED = _NOT_NOW | _MAYBE | {Status.NOT_APPLIED}
 
 def _check_bytes(db: bytes | None, **given: bytes) -> None:
     for name, value in given.items() if db is None else (given | {"db": db}).items():
-        if type(value) is not bytes:
+        if not isinstance(value, (bytes, bytearray, memoryview)):
             raise TypeError(f"{name} must be bytes, not {type(value).__name__}")
 
 

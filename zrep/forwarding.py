@@ -9,6 +9,7 @@ What one copy came to decides nothing while another may be elsewhere: "not appli
 asked again, until a master knows, or time is up. When this site is the master itself, it runs them here.
 """
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ from zrep.errors import (
     UnknownOutcomeError,
     refusal,
 )
-from zrep.ids import Gen, Nanoseconds, SiteId
+from zrep.ids import Gen, Nanoseconds, Position, SiteId
 from zrep.messages import TEXT_LIMIT, Forward, ForwardReply, Message, Status
 from zrep.options import MILLISECOND, REPEATED_MS, AckPolicy, Options
 from zrep.replica.replica import Replica, Role
@@ -71,6 +72,8 @@ class Forwarding:
         self._new_session = new_session
         self._run = run
         self._idle: list[Session] = []
+        self._early: deque[tuple[Position, Session]] = deque()
+        """Whose last write an ack policy answered before it was permanent: rolled back, its number is not known."""
         self._pending: dict[str, Pending] = {}
 
     def __len__(self) -> int:
@@ -93,12 +96,22 @@ class Forwarding:
             )
             return
         ticket.deadline = min(ticket.deadline, now + REPEATED_MS * MILLISECOND)
-        session = self._idle.pop() if self._idle else Session(self._new_session())
+        session = self._take_session()
         options = self._options
         backoff = Backoff(options.request_min_ms * MILLISECOND, options.request_max_ms * MILLISECOND)
         entry = Pending(session, data, ticket, backoff, now)
         self._pending[session.name] = entry
         self._send_if_due(entry, now)
+
+    def _take_session(self) -> Session:
+        """Return one that is free; of those that were answered early, one whose last write is permanent by now."""
+        if self._idle:
+            return self._idle.pop()
+        while self._early and self._early[0][0].lsn <= self._replica.perm:
+            position, session = self._early.popleft()
+            if self._replica.gen_at(position.lsn) == position.gen:
+                return session
+        return Session(self._new_session())
 
     def tick(self, now: Nanoseconds) -> None:
         """Send what is due, at once to a new master; give up what is too late."""
@@ -162,9 +175,12 @@ class Forwarding:
             return
         del self._pending[name]
         if result is not None:
-            if result.token is not None and result.perm:  # else its session may have no trace of it
+            if result.token is not None:  # else the batch wrote nothing, and its session has no trace of it
                 entry.session.seq += 1
-                self._idle.append(entry.session)
+                if result.perm:
+                    self._idle.append(entry.session)
+                else:
+                    self._early.append((result.token.position, entry.session))
             entry.ticket.resolve(result)
         elif error is not None:
             entry.ticket.reject(error)

@@ -28,12 +28,15 @@ class Bench:
         self.ran: list[tuple[str, int, Ticket]] = []
         self.answers: list[Any] = []
         self.now = 0
+        self.gens: dict[int, Gen] = {}
         self.replica: Any = SimpleNamespace(
             role=Role.CLIENT,
             master=MASTER,
             gen=Gen(1),
             state=SimpleNamespace(now=0),
             config=SimpleNamespace(durability="sync"),
+            perm=0,
+            gen_at=self.gens.get,
             send=lambda to, fields, data=b"": self.sent.append(fields),
         )
         names = iter("abcdefgh")
@@ -81,17 +84,29 @@ def test_a_session_goes_on_after_a_success_only() -> None:
     assert [type(error) for _, error in bench.answers] == [type(None), ConflictError]
 
 
-@pytest.mark.parametrize(("lsn", "perm"), [(0, True), (7, False)])
-def test_a_session_does_not_go_on_after_what_may_have_left_no_trace(lsn: int, perm: bool) -> None:
-    """A batch that wrote nothing; one that an ack policy answered early, and that may be rolled back."""
+def test_a_session_does_not_go_on_after_a_batch_that_wrote_nothing() -> None:
     bench = Bench()
     bench.write()
-    bench.reply(Status.OK, lsn, perm=perm)
-    ((result, _),) = bench.answers
-    assert isinstance(result, CommitResult)
-    assert result.perm is perm
+    bench.reply(Status.OK, 0)
     bench.write()
     assert names(bench.sent) == [("a", 1), ("b", 1)]
+
+
+@pytest.mark.parametrize(("gen", "third"), [(1, ("a", 2)), (2, ("c", 1))])
+def test_a_session_whose_write_was_answered_early_goes_on_when_it_is_permanent(
+    gen: Gen, third: tuple[str, int]
+) -> None:
+    """If another master's record took its place instead, its number is not remembered, and it ends."""
+    bench = Bench()
+    bench.write()
+    bench.reply(Status.OK, 7, perm=False)
+    ((result, _),) = bench.answers
+    assert isinstance(result, CommitResult)
+    assert not result.perm
+    bench.write()
+    bench.replica.perm, bench.gens[7] = 7, gen
+    bench.write()
+    assert names(bench.sent) == [("a", 1), ("b", 1), third]
 
 
 def test_nothing_is_repeated_for_longer_than_its_name_is_remembered() -> None:

@@ -2,7 +2,7 @@
 
 Sessions are forgotten by it (R25), so it must not jump, whatever a machine's clock does, and whichever
 machine is master next. It goes on from the last record's time as time passes here, and follows the wall
-clock by going twice or half as fast until they agree.
+clock by going twice or half as fast until they agree. Only a log without a record takes the wall clock's.
 """
 
 from zrep.ids import Nanoseconds

@@ -8,7 +8,6 @@ of the master's, and stays one: a record is appended only if it follows the tip 
 
 from collections.abc import Callable
 
-from zrep.errors import JOIN_ANEW
 from zrep.events import Client, Diverged, DupMaster, JoinFailure, MasterFailure, NewMaster, StartupDone
 from zrep.ids import Gen, Incarnation, Lsn, Nanoseconds, Position, SiteId
 from zrep.messages import (
@@ -36,6 +35,8 @@ from zrep.replica.inflow import Inflow
 from zrep.replica.rules import DUPMASTER, IGNORE, SUCCESS, Result, ResultCode, Role
 from zrep.replica.state import State
 from zrep.replica.timers import Backoff
+
+TOO_FAR_BEHIND = "restore this home from a later backup, as copies of the data cannot be sent yet"
 
 
 class Following:
@@ -336,7 +337,7 @@ class Following:
         if message.lsn != asked:
             return IGNORE  # the answer to a request that others have met meanwhile
         if message.sender == state.master:
-            state.notify(JoinFailure(f"the master's log no longer reaches back to LSN {message.lsn}: {JOIN_ANEW}"))
+            state.notify(JoinFailure(f"the master's log no longer reaches back to LSN {message.lsn}: {TOO_FAR_BEHIND}"))
             return Result(ResultCode.JOIN_FAILURE, message.lsn)
         if not state.synced:
             self._request_sync()

@@ -32,8 +32,8 @@ from zrep.replica.timers import Backoff
 ANNOUNCE_PERM_MS = 2
 """An idle master tells its clients of a new perm after this long; a busy one does with its next LOG."""
 TRIMMED = (
-    "a new site needs the whole log, which was trimmed here (option retain_bytes, or begun anew after a crash), "
-    "and copies of the data cannot be sent yet"
+    "a new site needs the whole log, which was trimmed here (option retain_bytes) or begun anew after a crash, "
+    "and copies of the data cannot be sent yet: go on with the sites that there are, or restore this one's home"
 )
 
 
@@ -238,7 +238,7 @@ class Reigning:
         status, text = outcome if isinstance(outcome, membership.Refusal) else (Status.BUSY, "")
         if isinstance(outcome, Config) and self.may_change:
             self.change(outcome)
-        if status is Status.OK and not self.may_change:
+        if status in (Status.OK, Status.REMOVED) and not self.may_change:
             status = Status.BUSY
         member = state.config.member(fields.site)
         role = member.role if member is not None else MemberRole.LEARNER

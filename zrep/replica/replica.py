@@ -261,7 +261,7 @@ class Replica:
         if state.role is Role.MASTER:
             if state.config.member(site) is not None:
                 self.reigning.announce_to(site)
-            elif site in state.config.removed:
+            elif site in state.config.removed and self.reigning.may_change:
                 state.send(site, JoinReply(site, Status.REMOVED, MemberRole.LEARNER))
             return
         self.elections.on_connected(site)
@@ -460,16 +460,19 @@ class Replica:
         state, join = self.state, self._joining
         if fields.site != state.site:
             return IGNORE
+        if fields.status is Status.REMOVED and message.gen < state.meta.promise:
+            return IGNORE  # whoever is master now may not have removed it
         if join is None:
             if fields.status is Status.REMOVED and not state.muted:
                 state.muted = True
                 state.notify(LocalSiteRemoved())
             return IGNORE
         if fields.status is Status.REMOVED:
-            return self._fail_to_join("the group removed this site: join with a new home, at the same address")
+            return self._fail_to_join("the group removed this site, which was replaced: join with an empty home")
         if fields.status is Status.REFUSED:
             return self._fail_to_join(fields.text)
-        self.join_text = fields.text or self.join_text
+        if message.sender == self.master or fields.text:
+            self.join_text = fields.text
         if fields.status is Status.OK:
             if not state.meta.group:
                 state.set_meta(state.meta._replace(group=message.group, replaces=SiteId("")))
