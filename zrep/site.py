@@ -245,6 +245,10 @@ class Site:
     def _nobody_admits(self, answered: bool, text: str, reasons: dict[str, str], timeout_ms: int) -> JoinFailedError:
         if text:
             return JoinFailedError(f"cannot join, the group does not admit this site: {text}")
+        if self._join and {*self._join} <= {*self._bind, *(self._advertise or ())}:
+            return JoinFailedError(
+                f"cannot join at {self._join[0]}, this site's own address: give that of another site of the group"
+            )
         tried = ", ".join(f"{endpoint} ({reasons.get(endpoint, 'no answer')})" for endpoint in self._join)
         if answered:
             return JoinFailedError(

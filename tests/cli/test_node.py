@@ -119,6 +119,15 @@ def test_a_signal_ends_the_wait_for_a_group(tmp_path: Path, signum: signal.Signa
     assert (process.returncode, said, complained) == (0, "zrep node: stopped\n", "")
 
 
+@pytest.mark.parametrize("where", ["--bind", "--advertise"])
+def test_who_joins_itself_is_told_so(tmp_path: Path, where: str) -> None:
+    (own,) = local_addresses(1)
+    arguments = ["--bind", own] if where == "--bind" else ["--bind", FREE, "--advertise", own]
+    said = zrep("node", str(tmp_path / "a"), *arguments, "--join", own, "--timeout-ms", "300")
+    assert said.returncode == 4
+    assert f"cannot join at {own}, this site's own address" in said.stderr
+
+
 ENDS = [
     (events.StorageFailed("no space"), 5, "the site stopped: no space"),
     (events.Panic("a bug"), 1, "please report it: a bug"),
