@@ -9,8 +9,6 @@ from . import output, target
 if TYPE_CHECKING:
     from zrep.commit import CommitResult
 
-KEY_BYTES = 511
-
 Key = Annotated[
     str, typer.Argument(metavar="KEY", help="The key, taken as bytes; after `--` it may begin with a dash.")
 ]
@@ -89,6 +87,7 @@ def scan(
 def _key(text: str) -> bytes:
     """Return the bytes of a key. Raises OptionError for none that LMDB takes, whose own words name no limit."""
     from zrep.errors import OptionError
+    from zrep.storage.child import KEY_BYTES
 
     raw = output.from_argument(text)
     if not 1 <= len(raw) <= KEY_BYTES:
