@@ -6,7 +6,7 @@ record is applied here, and *not applied* when another gen's record is permanent
 the two is so, nobody knows: a cut of the tail alone proves nothing, for another site may hold the record.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from zrep.commit import CommitResult, CommitToken
 from zrep.errors import NotAppliedError, PermFailedError, UnknownOutcomeError, ZrepError
@@ -35,9 +35,11 @@ class Flight:
 class Commits:
     """Everybody who waits for a record of this site's log. Used by the engine's thread only."""
 
-    def __init__(self, replica: Replica, site: SiteId) -> None:
+    def __init__(self, replica: Replica, site: SiteId, answered: Callable[[], None]) -> None:
+        """`answered` is called when some were."""
         self._replica = replica
         self._site = site
+        self._answered = answered
         self._flights: list[Flight] = []
         self.deadline: Nanoseconds | None = None
         """When the next waiter's time is up."""
@@ -62,6 +64,7 @@ class Commits:
             return
         self._flights = [flight for flight in self._flights if self._settle_flight(flight, applied, now)]
         self._look_ahead()
+        self._answered()
 
     def _look_ahead(self) -> None:
         flights = self._flights

@@ -128,7 +128,7 @@ class Engine:
 
         self.inqueue = Inqueue(options.inqueue_bytes, self._filled)
         self._returning = Returning(self._returned)
-        self._commits = Commits(replica, self._site)
+        self._commits = Commits(replica, self._site, self._returning.wake)
         self._writing = Writing(
             replica=replica,
             log=log,
@@ -481,6 +481,7 @@ class Engine:
             self._stirred = True
             for message in work:
                 self._work(now, message)
+            self._returning.wake()
             self._perform(now)
 
     def _emit(self, event: Event) -> None:
@@ -610,6 +611,7 @@ class Engine:
     def _close(self) -> None:
         """Tell everybody who waits, and let go of everything."""
         self._stopping = True
+        self._returning.close()
         failure = self._refusal()
         self._writing.stop(failure, failed=self.failure is not None)
         self._commits.settle(self.store.applied.tip.lsn)

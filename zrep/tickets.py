@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from zrep.commit import CommitResult
@@ -143,13 +144,15 @@ class Awaited(Ticket):
 class Wait(Ticket):
     """One whose caller blocks."""
 
-    __slots__ = ("_done", "_error", "_result", "_returning")
+    __slots__ = ("_done", "_error", "_result", "_returning", "wakes")
 
     def __init__(self, policy: AckPolicy, deadline: Nanoseconds, returning: "Returning") -> None:
         super().__init__(policy, deadline)
         self._result: CommitResult | None = None
         self._error: Exception | None = None
         self._returning = returning
+        self.wakes: Wait | None = None
+        """Whose thread this one's wakes as it comes back, see `Returning`."""
         self._done = threading.Lock()
         self._done.acquire()
 
@@ -167,11 +170,19 @@ class Wait(Ticket):
     def _tell(self, result: CommitResult | None, error: Exception | None) -> None:
         self._result, self._error = result, error
         self._returning.add(self)
-        self._done.release()
+
+    def wake(self) -> None:
+        """Let its thread run; once more is nothing."""
+        with suppress(RuntimeError):
+            self._done.release()
 
 
 class Returning(set[Wait]):
-    """Who was answered and has not run since. A wait is added just before its thread is woken."""
+    """Who was answered and has not run since. A wait is added before its thread is woken.
+
+    They are woken in a chain, each by the one before as soon as it runs: Python lets only one run anyway, and
+    who is woken earlier goes back to sleep before Python's lock. Where the chain breaks, `watch` goes on.
+    """
 
     def __init__(self, complete: Callable[[], None]) -> None:
         """`complete` is called when nobody is waited for any more, mostly by the last one back, on its thread."""
@@ -179,20 +190,54 @@ class Returning(set[Wait]):
         self.deadline: Nanoseconds | None = None
         """When who is still away is waited for no longer."""
         self._complete = complete
+        self._first: Wait | None = None
+        """Who was answered since the last `wake`: the beginning of a chain, and its end."""
+        self._last: Wait | None = None
+        self._closed = False
+
+    def add(self, wait: Wait) -> None:
+        """It was answered."""
+        super().add(wait)
+        if self._closed:
+            wait.wake()
+        elif self._last is None:
+            self._first = self._last = wait
+        else:
+            self._last.wakes = wait
+            self._last = wait
+
+    def wake(self) -> None:
+        """Wake who was answered. The engine's, as soon as it has answered many, and by the end of each turn."""
+        first, self._first, self._last = self._first, None, None
+        if first is not None:
+            first.wake()
 
     def back(self, wait: Wait) -> None:
         """Its thread runs."""
+        if wait.wakes is not None:
+            wait.wakes.wake()
         self.discard(wait)
         if not self:
             self._complete()
 
     def watch(self, now: Nanoseconds) -> None:
         """Forget who does not come back, and go on without him. The engine's, at the end of each turn."""
+        self.wake()
         if not self:
             self.deadline = None
         elif self.deadline is None:
             self.deadline = now + PATIENCE_MS * MILLISECOND
         elif now >= self.deadline:
+            self._wake_all()
             self.clear()
             self.deadline = None
             self._complete()
+
+    def close(self) -> None:
+        """Wake everybody, and from now on at once, whichever thread answers: the engine's ends."""
+        self._closed = True
+        self._wake_all()
+
+    def _wake_all(self) -> None:
+        for wait in list(self):
+            wait.wake()

@@ -41,6 +41,7 @@ def test_the_last_one_back_completes_the_round(rounds: Rounds) -> None:
     waits = [rounds.wait() for _ in range(3)]
     for wait in waits:
         wait.resolve(RESULT)
+    rounds.returning.wake()
     for wait in waits:
         assert rounds.returning
         assert rounds.completed == 0
@@ -49,9 +50,42 @@ def test_the_last_one_back_completes_the_round(rounds: Rounds) -> None:
     assert rounds.completed == 1
 
 
+def test_who_comes_back_wakes_the_next(rounds: Rounds) -> None:
+    first, second, third = waits = [rounds.wait() for _ in range(3)]
+    with futures.ThreadPoolExecutor(2) as pool:
+        for wait in waits:
+            wait.resolve(RESULT)
+        others = [pool.submit(wait.result) for wait in (second, third)]
+        rounds.returning.wake()
+        assert not futures.wait(others, 0.05).done
+        first.result()
+        assert not futures.wait(others, DEADLINE_S).not_done
+
+
+def test_who_is_interrupted_in_the_chain_does_not_end_it(rounds: Rounds) -> None:
+    first, second = waits = [rounds.wait() for _ in range(2)]
+    for wait in waits:
+        wait.resolve(RESULT)
+    rounds.returning.wake()
+    for now in (1, 1 + PATIENCE_MS * MILLISECOND):
+        rounds.returning.watch(now)
+    assert second.result() == first.result() == RESULT, "the second is woken without the first"
+
+
+def test_after_the_engines_end_everybody_is_woken_at_once(rounds: Rounds) -> None:
+    before, *after = (rounds.wait() for _ in range(3))
+    for wait in (rounds.wait(), before):
+        wait.resolve(RESULT)
+    rounds.returning.close()
+    for wait in after:
+        wait.resolve(RESULT)
+    assert {wait.result() for wait in (before, *after)} == {RESULT}
+
+
 def test_an_error_is_an_answer(rounds: Rounds) -> None:
     wait = rounds.wait()
     wait.reject(NotAppliedError("it did not happen"))
+    rounds.returning.wake()
     with pytest.raises(NotAppliedError):
         wait.result()
     assert not rounds.returning
@@ -61,6 +95,7 @@ def test_a_verdict_is_told_instead_of_the_result(rounds: Rounds) -> None:
     wait = rounds.wait()
     wait.verdict = NotAppliedError("it is not as expected")
     wait.resolve(RESULT)
+    rounds.returning.wake()
     with pytest.raises(NotAppliedError, match="as expected"):
         wait.result()
 
