@@ -25,11 +25,16 @@ class Flight:
     def __init__(self, position: Position, tickets: list[Ticket]) -> None:
         self.position = position
         self.tickets = tickets
-        self.only_for_permanence = not [ticket for ticket in tickets if ticket.policy is not AckPolicy.QUORUM]
+        self.only_for_permanence = True
         """Nobody here can be answered before the record is permanent: no need to look, it is the usual case."""
+        self.deadline: Nanoseconds = tickets[0].deadline if tickets else 0
+        for ticket in tickets:
+            if ticket.policy is not AckPolicy.QUORUM:
+                self.only_for_permanence = False
+            if ticket.deadline < self.deadline:
+                self.deadline = ticket.deadline
         self.visible_at: Lsn = position.lsn if self.only_for_permanence else 0
         """Nobody here can be answered, but for its deadline, until the store has come so far."""
-        self.deadline: Nanoseconds = min([ticket.deadline for ticket in tickets], default=0)
 
 
 class Commits:
@@ -67,38 +72,44 @@ class Commits:
         self._answered()
 
     def _look_ahead(self) -> None:
-        flights = self._flights
-        self.deadline = min([flight.deadline for flight in flights], default=None)
-        self._visible_at = min([flight.visible_at for flight in flights], default=0)
+        self.deadline, self._visible_at = None, 0
+        for flight in self._flights:
+            if self.deadline is None:
+                self.deadline, self._visible_at = flight.deadline, flight.visible_at
+                continue
+            self.deadline = min(self.deadline, flight.deadline)
+            self._visible_at = min(self._visible_at, flight.visible_at)
 
     def _settle_flight(self, flight: Flight, applied: Lsn, now: Nanoseconds) -> bool:
         """Answer a flight's waiters; return whether anybody goes on waiting."""
-        replica, (gen, lsn) = self._replica, flight.position
+        state, (gen, lsn) = self._replica.state, flight.position
         permanent = applied >= lsn
         if not permanent and flight.only_for_permanence and now < flight.deadline:
             return True
         everybody = permanent and flight.only_for_permanence
-        if permanent and replica.gen_at(lsn) != gen:
+        if permanent and state.history.gen_at(lsn) != gen:
             for ticket in flight.tickets:
                 ticket.reject(_not_applied(flight.position))
             return False
-        reigns = replica.role is Role.MASTER and replica.gen == gen
-        holders = replica.holders(lsn) if reigns else ()
+        reigns = state.role is Role.MASTER and state.gen == gen
+        holders = self._replica.holders(lsn) if reigns else ()
         waiting = []
         result: CommitResult | None = None
         for ticket in flight.tickets:
             if everybody or self._enough(ticket, permanent, reigns, holders):
                 if result is None:
                     token = CommitToken(gen, lsn, self._site)
-                    result = CommitResult(token, permanent, holders, replica.config.durability)
+                    result = CommitResult(token, permanent, holders, state.config.durability)
                 ticket.resolve(result if ticket.wrote else result._replace(token=None))
             elif ticket.deadline <= now:
                 ticket.reject(self._too_late(flight.position, ticket, permanent, reigns, holders))
             else:
                 waiting.append(ticket)
+        if not waiting:
+            return False
         flight.tickets = waiting
-        flight.deadline = min((ticket.deadline for ticket in waiting), default=0)
-        return bool(waiting)
+        flight.deadline = min(ticket.deadline for ticket in waiting)
+        return True
 
     def _enough(self, ticket: Ticket, permanent: bool, reigns: bool, holders: tuple[SiteId, ...]) -> bool:
         if ticket.policy is AckPolicy.QUORUM or ticket.verdict is not None or not ticket.wrote or not reigns:

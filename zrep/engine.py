@@ -329,7 +329,7 @@ class Engine:
 
     def _turn_until_stopped(self) -> None:
         now = time.monotonic_ns()
-        self.replica.wall_ms = time.time_ns() // MILLISECOND
+        self.replica.state.wall_ms = time.time_ns() // MILLISECOND
         self.replica.start(now)
         self._perform(now)
         while not self._stopping:
@@ -341,7 +341,7 @@ class Engine:
     def _turn(self, now: Nanoseconds, due: bool) -> None:
         """Do what there is to do. `due`: a deadline has passed; otherwise nobody needs to look at the time."""
         replica = self.replica
-        replica.wall_ms = time.time_ns() // MILLISECOND
+        replica.state.wall_ms = time.time_ns() // MILLISECOND
         arrivals = self.transport.receive(now, ARRIVALS_PER_TURN)
         for arrival in arrivals:
             self._take_in(now, arrival)

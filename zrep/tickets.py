@@ -10,7 +10,6 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from zrep.commit import CommitResult
@@ -173,8 +172,10 @@ class Wait(Ticket):
 
     def wake(self) -> None:
         """Let its thread run; once more is nothing."""
-        with suppress(RuntimeError):
+        try:
             self._done.release()
+        except RuntimeError:
+            return
 
 
 class Returning(set[Wait]):

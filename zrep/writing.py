@@ -88,9 +88,9 @@ class Writing:
         reigns = state.role is Role.MASTER
         if group is None or not reigns or self._gen != state.gen:
             return reigns or group is not None
-        return (group.phase is Phase.OPEN and bool(group.txns or self._queue or group.waiters)) or self._should_perform(
-            group
-        )
+        if group.phase is Phase.OPEN and (group.txns or self._queue or group.waiters):
+            return True
+        return group.unperformed
 
     @property
     def unfit(self) -> bool:
@@ -133,7 +133,7 @@ class Writing:
             if self._group is None:
                 self._open_group()
                 self._commits.settle(self._store.applied.tip.lsn)  # who is told so may write at once
-            elif self._should_perform(self._group):
+            elif self._group.unperformed:
                 self._perform(self._group)
             self._run_queue(now)
             self._seal(now)
@@ -156,13 +156,6 @@ class Writing:
         self._tail_end = self._covers = self._log.tip.lsn
         self.writers.admit(group)
 
-    @staticmethod
-    def _should_perform(group: Group) -> bool:
-        """Whether this is the moment: the record is on its way, or nobody can enter before."""
-        if group.phase is Phase.IN_FLIGHT:
-            return group.unperformed
-        return group.unfit and group.child is None
-
     def _perform(self, group: Group) -> None:
         if group.phase is Phase.IN_FLIGHT:
             group.perform()
@@ -180,7 +173,7 @@ class Writing:
 
     def _end_group(self) -> None:
         """Commit the group if all it holds is permanent: it was sealed, or it holds nothing of its own."""
-        group, perm = self._group, self._replica.perm
+        group, perm = self._group, self._replica.state.perm
         if group is None or perm < self._covers or perm == self._store.applied.tip.lsn:
             return
         if group.phase is Phase.OPEN:

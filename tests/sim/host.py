@@ -216,7 +216,7 @@ class Host:
 
     def _take_turn(self, replica: Replica) -> Iterator[Nanoseconds]:
         log, disk = self.disk.log, self.disk
-        replica.wall_ms = self.now // 1_000_000
+        replica.state.wall_ms = self.now // 1_000_000
         for _ in range(min(len(self.inbox), INBOX_TURN)):
             kind, value = self.inbox.popleft()
             self._feed(replica, kind, value)

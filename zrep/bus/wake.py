@@ -1,6 +1,5 @@
 """The wake-up: how any thread makes the engine's poll return."""
 
-import contextlib
 import socket
 
 
@@ -27,9 +26,12 @@ class Wake:
 
     def clear(self) -> None:
         """Take the byte, then allow the next: what was queued before a `set` is looked at after this."""
-        with contextlib.suppress(BlockingIOError):
+        try:
             self._reader.recv(16)
-        self._pending = False
+        except BlockingIOError:
+            return
+        finally:
+            self._pending = False
 
     def close(self) -> None:
         self._reader.close()

@@ -44,7 +44,7 @@ class Acks:
 
     def holders(self, lsn: Lsn, own: SiteId, durable: Lsn) -> tuple[SiteId, ...]:
         """Return the sites that are known to hold the record at `lsn` durably."""
-        others = tuple(site for site, match in self.match.items() if match >= lsn and site != own)
+        others = tuple([site for site, match in self.match.items() if match >= lsn and site != own])
         return (own, *others) if durable >= lsn else others
 
 

@@ -22,20 +22,17 @@ EARLY = frozenset({Type.LOG, Type.HEARTBEAT})
 class Effects:
     """One turn's obligations; empty ones are cheap."""
 
-    __slots__ = ("early", "events", "meta", "sends", "work")
+    __slots__ = ("any", "early", "events", "meta", "sends", "work")
 
     def __init__(self) -> None:
+        self.any = False
+        """Whether there is something to do; set by who adds it."""
         self.meta: Meta | None = None
         self.early: list[Message] = []
         self.sends: list[Message] = []
         self.events: list[Event] = []
         self.work: list[Message] = []
         """Admitted messages that ask something of the engine: FORWARD, READ_REQ, and their replies."""
-
-    @property
-    def any(self) -> bool:
-        """Whether there is something to do."""
-        return bool(self.sends or self.early or self.events or self.work or self.meta)
 
 
 NOTHING = Effects()

@@ -313,15 +313,6 @@ class Replica:
         """The store has applied everything up to `lsn`."""
         self.state.applied = lsn
 
-    @property
-    def wall_ms(self) -> int:
-        return self.state.wall_ms
-
-    @wall_ms.setter
-    def wall_ms(self, value: int) -> None:
-        """Set the wall clock, in ms since 1970; only the log's clock follows it."""
-        self.state.wall_ms = value
-
     def tick(self, now: Nanoseconds, drained: bool) -> None:
         """Fire the timers that are due; those that detect failure only if the inbox was empty (`timers`)."""
         state = self.state
@@ -499,5 +490,6 @@ class Replica:
         self, message: Message, fields: Forward | ForwardReply | ReadReq | Read | ReconfigReply | JoinReply
     ) -> Result:
         """The engine's business."""
+        self.state.effects.any = True
         self.state.effects.work.append(message)
         return SUCCESS

@@ -50,6 +50,7 @@ class State:
         self.rng = rng
         self.now = now
         self.wall_ms = 0
+        """The wall clock, in ms since 1970, set by the driver with each turn; only the log's clock follows it."""
         self.priority = priority
         self.endpoints = endpoints
         self.publish = publish
@@ -124,7 +125,7 @@ class State:
 
     def set_meta(self, meta: Meta) -> None:
         self.meta = meta
-        self.effects.meta = meta
+        self.effects.meta, self.effects.any = meta, True
 
     def append_own(self, kind: Kind, payload: bytes) -> Record:
         """Append a record of this master's own gen."""
@@ -186,7 +187,7 @@ class State:
             self.clock.hear(record.time_ms, self.now)
         for record in records_from(self.log, self.perm + 1):
             self._take_in(record)
-        self.effects.events.clear()
+        self.effects = Effects()
 
     # The one exit.
 
@@ -219,10 +220,13 @@ class State:
             data,
         )
         check_leaving(self, message)
+        effects = self.effects
+        effects.any = True
         if kind in EARLY and to is None:
-            self.effects.early.append(message)
+            effects.early.append(message)
         else:
-            self.effects.sends.append(message)
+            effects.sends.append(message)
 
     def notify(self, event: Event) -> None:
+        self.effects.any = True
         self.effects.events.append(event)

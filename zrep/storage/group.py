@@ -98,8 +98,14 @@ class Group:
 
     @property
     def unperformed(self) -> bool:
-        """Whether P lacks puts that were captured. `commit` performs them in any case."""
-        return self._performed < len(self.txns)
+        """Whether `perform` has something to do, and this is the moment.
+
+        P lacks puts and the record is on its way; or P is unfit, and nobody is in or can enter before.
+        `commit` performs in any case.
+        """
+        if self.phase is Phase.IN_FLIGHT:
+            return self._performed < len(self.txns)
+        return self.unfit and self.child is None
 
     def begin(self, buffers: bool = False) -> Child:
         """Begin a child. The caller is the writer (`Writers`), on any thread, and is not any more if this fails.
@@ -156,7 +162,7 @@ class Group:
             self._remake()
 
     def _perform_deferred(self) -> None:
-        if self.unperformed:
+        if self._performed < len(self.txns):
             self._put(self._image.txn, self.txns[self._performed :])
             self._performed = len(self.txns)
 

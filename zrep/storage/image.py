@@ -59,7 +59,10 @@ class Image:
         else:
             self._note_sessions(record, txns)
         self.applied = Applied(Tip(record.gen, record.lsn, record.chain), history, config)
-        self._nbytes += len(record.raw) + _PAGE * sum(len(op) for txn in txns for op in txn.ops) // 2
+        self._nbytes += len(record.raw)
+        for txn in txns:
+            for op in txn.ops:
+                self._nbytes += _PAGE * len(op) // 2
 
     def _note_sessions(self, record: Record, txns: Sequence[Txn]) -> None:
         for txn in txns:

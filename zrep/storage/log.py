@@ -60,6 +60,7 @@ class SegmentedLog:
         self._recent: dict[Lsn, Record] = {}
         """The newest records, without a gap: all that the files do not hold, and a cache of those they do."""
         self._recent_bytes = 0
+        self.dirty = False
 
     @classmethod
     def create(cls, directory: Path, base: Tip = Tip(), segment_bytes: int = 64 * MIB) -> None:  # noqa: B008
@@ -72,10 +73,6 @@ class SegmentedLog:
         return self._segments[0].base.lsn + 1
 
     @property
-    def dirty(self) -> bool:
-        return self.durable < self.tip.lsn or self.durable < self._written
-
-    @property
     def nbytes(self) -> int:
         """Bytes that the log's files occupy."""
         return sum(segment.nbytes for segment in self._segments)
@@ -86,6 +83,7 @@ class SegmentedLog:
         self.tip = Tip(record.gen, record.lsn, record.chain)
         self._recent[record.lsn] = record
         self._recent_bytes += len(record.raw)
+        self.dirty = True
 
     def cut(self, lsn: Lsn) -> None:
         self._usable()
@@ -98,6 +96,7 @@ class SegmentedLog:
             self._recent_bytes -= len(self._recent.pop(gone).raw)
         self.tip = tip
         self.durable = min(self.durable, lsn)
+        self.dirty = self.durable < self.tip.lsn or self.durable < self._written
 
     def chain(self, lsn: Lsn) -> int | None:
         if lsn in self._recent:
@@ -138,6 +137,7 @@ class SegmentedLog:
                 self._written = self.durable = self.tip.lsn
         except OSError as error:
             raise self._failed("write", error) from error
+        self.dirty = False
         if self._recent_bytes > self._cache_bytes:
             self._forget()
 
@@ -202,7 +202,9 @@ class SegmentedLog:
 
     def _write(self, records: Sequence[Record]) -> None:
         active = self._segments[-1]
-        nbytes = sum(len(record.raw) + frames.OVERHEAD for record in records)
+        nbytes = 0
+        for record in records:
+            nbytes += len(record.raw) + frames.OVERHEAD
         if active.tip != active.base and active.end + nbytes > self._segment_bytes:
             active = self._begin_segment(active)
         try:

@@ -194,12 +194,11 @@ class Store:
 
     def refill(self) -> None:
         """Create the spare slots that are missing; no transaction writes at this moment."""
-        with self.translating():
-            self._refill()
+        if self._stocked is not self.catalogue:
+            with self.translating():
+                self._refill()
 
     def _refill(self) -> None:
-        if self._stocked is self.catalogue:
-            return
         created: list[int] = []
         try:
             with self.begin_write() as txn:
