@@ -360,9 +360,11 @@ class Engine:
             self._reads.settle()
         if self._applied_waits:
             self._applied_waits.settle(self.store.applied.tip.lsn)
-        if due or self._stirred or self._writing.waits:
+        if due or self._stirred:
             self._tick(now)
             self._due, self._stirred = self._own_deadline(), False
+        elif self._writing.waits:
+            self._due = min(self._due, self._writing.expire_at)
         if replica.pending:
             self._perform(now)
             if self._can_advance(now):
@@ -381,7 +383,7 @@ class Engine:
         """Return when somebody next needs to look at the time; perhaps too early, never too late."""
         deadline = self._due
         for at in (
-            self.replica.deadline,
+            self.replica.state.timers.deadline,
             self.transport.deadline(),
             self._commits.deadline,
             self.store.checkpoints.deadline,
@@ -490,8 +492,8 @@ class Engine:
 
     def _take_inbox(self, now: Nanoseconds) -> None:
         """Do what other threads ask."""
-        self._stirred = True
         for _ in range(len(self._calls)):
+            self._stirred = True
             self._calls.popleft().run()
         self._sort_writes(now)
 
@@ -542,6 +544,7 @@ class Engine:
         if self.replica.role is Role.MASTER:
             self._writing.add([new.popleft() for _ in range(len(new))])
         else:
+            self._stirred = True
             for _ in range(len(new)):
                 write = new.popleft()
                 self._forwarding.add(write.batch, write.ticket, now)

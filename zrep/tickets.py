@@ -198,7 +198,7 @@ class Returning(set[Wait]):
 
     def add(self, wait: Wait) -> None:
         """It was answered."""
-        super().add(wait)
+        set.add(self, wait)
         if self._closed:
             wait.wake()
         elif self._last is None:
@@ -223,7 +223,8 @@ class Returning(set[Wait]):
 
     def watch(self, now: Nanoseconds) -> None:
         """Forget who does not come back, and go on without him. The engine's, at the end of each turn."""
-        self.wake()
+        if self._first is not None:
+            self.wake()
         if not self:
             self.deadline = None
         elif self.deadline is None:

@@ -70,7 +70,8 @@ class Writing:
         """The last LSN that the group was begun with: the log's end then, permanent or not."""
         self._covers: Lsn = 0
         """The last LSN that the group holds: that of its own record, once it is sealed."""
-        self._expire_at: Nanoseconds = 0
+        self.expire_at: Nanoseconds = 0
+        """When `expire` has something to do, as long as something `waits`."""
         self._revoke_at: Nanoseconds = 0
         self._revoking: Any = None
         self._refused: dict[tuple[str, int], Exception] = {}
@@ -106,7 +107,7 @@ class Writing:
     @property
     def deadlines(self) -> list[Nanoseconds]:
         """When something here is to be given up, or looked at."""
-        return [self._expire_at, self._revoke_at] if self.waits else [self._revoke_at]
+        return [self.expire_at, self._revoke_at] if self.waits else [self._revoke_at]
 
     def add(self, writes: Iterable[Write]) -> None:
         """Queue batches."""
@@ -283,9 +284,9 @@ class Writing:
 
     def expire(self, now: Nanoseconds) -> None:
         """Tell who waits for a group that cannot move on, because of another's transaction or a missing majority."""
-        if now < self._expire_at:
+        if now < self.expire_at:
             return
-        self._expire_at = now + LATE_MS * MILLISECOND
+        self.expire_at = now + LATE_MS * MILLISECOND
         for write in [write for write in self._queue if write.ticket.deadline <= now]:
             self._queue.remove(write)
             write.ticket.reject(_waited_too_long())

@@ -23,7 +23,8 @@ class Timers:
             self.deadline = at
 
     def clear(self, name: str) -> None:
-        self._at.pop(name, None)
+        if self._at.pop(name, None) == self.deadline:
+            self.deadline = min(self._at.values(), default=None)
 
     def __contains__(self, name: str) -> bool:
         return name in self._at
