@@ -79,8 +79,8 @@ RATIOS = (
         for work in ("threads-64", "put-64")
     ),
     Ratio("P5", "pipelined", "nats", 10.0, "process", "many"),
-    Ratio("P6", "reads", LMDB, 0.98),
-    Ratio("P6", "reads-fresh", LMDB, 0.8),
+    Ratio("P6", "reads", ZREP, 0.98, their_work="reads-lmdb"),
+    Ratio("P6", "reads-fresh", ZREP, 0.8, their_work="reads-fresh-lmdb"),
     Ratio("P8", "catch-up", LMDB, 0.75, their_work="pipelined-random"),
 )
 BOUNDS = (

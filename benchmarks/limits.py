@@ -1,10 +1,8 @@
 """What the machine can do at most: a flush, an LMDB loop, a ZeroMQ round trip, a bare commit, with nothing around."""
 
 import os
-import random
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Any
 import lmdb
 import zmq
 
-from cli.bench_loads import HOT_KEYS, keys
+from cli.bench_loads import keys
 from cli.bench_samples import closed_loop, summary
 
 from .bare import Bare
@@ -24,7 +22,6 @@ ZEROS = 16 << 20
 FRAME, FRAME_OF_64 = 150, 8192
 """Bytes of a log's frame: with one put, with one of each of 64 threads."""
 PUTS = 1000
-GETS = 100
 
 Limit = Callable[[Path, float, int], dict[str, Any]]
 
@@ -54,12 +51,13 @@ def flush(nbytes: int, zeros: bool = False) -> Limit:
     return limit
 
 
-def lmdb_puts(order: str, puts: int = PUTS, sync: bool = True) -> Limit:
+def lmdb_puts(order: str, puts: int = PUTS) -> Limit:
     """Return the limit of a local LMDB loop: transactions of so many puts, keys in this order."""
 
     def limit(directory: Path, seconds: float, value_bytes: int) -> dict[str, Any]:
         value = bytes(value_bytes)
-        with _environment(directory / f"lmdb-{order}-{puts}-{sync}", sync) as env:
+        path = directory / f"lmdb-{order}-{puts}"
+        with lmdb.open(str(path), map_size=1 << 36, lib_version=0) as env:
             stream = keys(order, 0)
 
             def operation() -> None:
@@ -70,44 +68,6 @@ def lmdb_puts(order: str, puts: int = PUTS, sync: bool = True) -> Limit:
             return summary(closed_loop([operation], seconds), puts)
 
     return limit
-
-
-def lmdb_gets(fresh: bool) -> Limit:
-    """Return the limit of reading: gets in one transaction, or with a `fresh` one each."""
-
-    def limit(directory: Path, seconds: float, value_bytes: int) -> dict[str, Any]:
-        hot = [number.to_bytes(16, "big") for number in range(HOT_KEYS)]
-        with _environment(directory / f"lmdb-gets-{fresh}", sync=False) as env:
-            with env.begin(write=True) as txn:
-                for key in hot:
-                    txn.put(key, bytes(value_bytes))
-            rng = random.Random(2)
-            drawn = [rng.choices(hot, k=GETS) for _ in range(HOT_KEYS // GETS)]
-            chosen = (drawn[number % len(drawn)] for number in count())
-            with env.begin() as reader:
-
-                def one() -> None:
-                    get = reader.get
-                    for key in next(chosen):
-                        get(key)
-
-                def each() -> None:
-                    for key in next(chosen):
-                        with env.begin() as txn:
-                            txn.get(key)
-
-                return summary(closed_loop([each if fresh else one], seconds), GETS)
-
-    return limit
-
-
-@contextmanager
-def _environment(path: Path, sync: bool) -> Iterator["lmdb.Environment"]:
-    env = lmdb.open(str(path), map_size=1 << 36, sync=sync, lib_version=0)
-    try:
-        yield env
-    finally:
-        env.close()
 
 
 def zmq_round_trip(directory: Path, seconds: float, value_bytes: int) -> dict[str, Any]:
@@ -157,7 +117,5 @@ LIMITS: tuple[tuple[str, str, str, Limit], ...] = (
     ("lmdb", "sync", "sequential", lmdb_puts("sequential", 1)),
     ("lmdb", "sync", "pipelined", lmdb_puts("sequential")),
     ("lmdb", "sync", "pipelined-random", lmdb_puts("random")),
-    ("lmdb", "sync", "reads", lmdb_gets(fresh=False)),
-    ("lmdb", "sync", "reads-fresh", lmdb_gets(fresh=True)),
 )
 """Who, durability, the work of ours that it is beside, and how it is measured."""

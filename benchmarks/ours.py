@@ -21,9 +21,10 @@ SYNC = (
     "pipelined",
     "pipelined-random",
     "pipelined-batches",
-    "reads",
-    "reads-fresh",
 )
+READS = ("reads", "reads-lmdb", "reads-fresh", "reads-fresh-lmdb")
+SLICES = 9
+"""In so many short turns each of these is measured: they differ by less than one minute of a machine from the next."""
 PINNED = ("sequential", "threads-16", "threads-64", "put-64", "batched")
 PROCESS = ("sequential", "threads-16", "threads-64", "put-64", "batched", "pipelined", "pipelined-batches")
 SITES = 3
@@ -44,6 +45,8 @@ def measure(directory: Path, durability: str, seconds: float, value_bytes: int, 
         for workload in _workloads(SYNC if durability == "sync" else PROCESS, value_bytes):
             yield workload.name, _load(group, workload, seconds)
         if durability == "sync":
+            for workload in SLICES * _workloads(READS, value_bytes):
+                yield workload.name, _load(group, workload, seconds / SLICES)
             yield "failover", partial(bench_recovery.failover, group, kills)
             yield "catch-up", partial(bench_recovery.catch_up, group, max(int(seconds * 500), 1))
 

@@ -58,7 +58,7 @@ def bench(
     """Measure a local group. Throughput and latency of real site processes, fail-over and catch-up.
 
     Workloads: sequential, threads-N, put-N, batched, pipelined, pipelined-random, pipelined-batches, mixed,
-    reads, reads-fresh, remote, remote-16, idle, failover, catch-up.
+    reads, reads-lmdb, reads-fresh, reads-fresh-lmdb, remote, remote-16, idle, failover, catch-up.
     """
     if context.invoked_subcommand is not None:
         return None

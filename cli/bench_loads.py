@@ -20,8 +20,15 @@ if TYPE_CHECKING:
 KEY_BYTES = 16
 HOT_KEYS = 20_000
 """What the read workloads read."""
-READS = 0.9
-"""Share of reads in the mixed workload."""
+READ_SHARE = 0.9
+"""Of the mixed workload."""
+READS = {
+    "read": (False, False),
+    "read-lmdb": (True, False),
+    "read-fresh": (False, True),
+    "read-fresh-lmdb": (True, True),
+}
+"""The kinds of reading: whether by lmdb itself, and whether with a transaction each."""
 
 
 class Workload(NamedTuple):
@@ -54,7 +61,9 @@ def catalogue(threads: Sequence[int], value_bytes: int = 100) -> list[Workload]:
         Workload("pipelined-batches", "submit", "100 puts a batch, 16 outstanding", puts=100, outstanding=16),
         Workload("mixed", "mixed", "nine reads to a write, 16 threads", threads=16),
         Workload("reads", "read", "gets in one transaction, 100 an operation", puts=100),
+        Workload("reads-lmdb", "read-lmdb", "the same by lmdb itself, on the same store", puts=100),
         Workload("reads-fresh", "read-fresh", "gets with a transaction each, 100 an operation", puts=100),
+        Workload("reads-fresh-lmdb", "read-fresh-lmdb", "the same by lmdb itself, on the same store", puts=100),
         Workload("remote", "remote", "one put a request, one remote client"),
         Workload("remote-16", "remote", "one put a request, 16 remote clients", threads=16),
     ]
@@ -66,7 +75,7 @@ def run(env: "Environment", workload: Workload, seconds: float) -> Timing:
     value = random.Random(0).randbytes(workload.value_bytes)
     if workload.kind == "submit":
         return pipeline(_submission(env, workload, keys(workload.order, 0), value), workload.outstanding, seconds)
-    if workload.kind in ("read", "read-fresh", "mixed"):
+    if workload.kind == "mixed" or workload.kind in READS:
         _heat(env, value)
     make = OPERATIONS[workload.kind]
     streams = [keys(workload.order, number, among=workload.among) for number in range(workload.threads)]
@@ -140,27 +149,24 @@ def _env_put(env: "Environment", workload: Workload, keys: Iterator[bytes], valu
 
 
 def _read(env: "Environment", workload: Workload, keys: Iterator[bytes], value: bytes) -> Operation:
-    txn = env.begin()
+    """Get keys; `READS` says whether by zrep's own `begin` or lmdb's, and with how many transactions."""
+    by_lmdb, fresh = READS[workload.kind]
+    store = env.engine.store
+    begin, db = (store.env.begin, store.main) if by_lmdb else (env.begin, None)
     chosen = _hot(workload.puts)
+    txn: Any = None if fresh else begin(db)
 
     def operation() -> None:
         get = txn.get
         for key in next(chosen):
             get(key)
 
-    return operation
-
-
-def _read_fresh(env: "Environment", workload: Workload, keys: Iterator[bytes], value: bytes) -> Operation:
-    chosen = _hot(workload.puts)
-
-    def operation() -> None:
-        begin = env.begin
+    def operation_fresh() -> None:
         for key in next(chosen):
-            with begin() as txn:
+            with begin(db) as txn:
                 txn.get(key)
 
-    return operation
+    return operation_fresh if fresh else operation
 
 
 def _mixed(env: "Environment", workload: Workload, keys: Iterator[bytes], value: bytes) -> Operation:
@@ -169,7 +175,7 @@ def _mixed(env: "Environment", workload: Workload, keys: Iterator[bytes], value:
 
     def operation() -> None:
         (key,) = next(chosen)
-        if rng.random() < READS:
+        if rng.random() < READ_SHARE:
             with env.begin() as txn:
                 txn.get(key)
         else:
@@ -201,6 +207,5 @@ OPERATIONS: dict[str, Callable[["Environment", Workload, Iterator[bytes], bytes]
     "put": _put,
     "env-put": _env_put,
     "mixed": _mixed,
-    "read": _read,
-    "read-fresh": _read_fresh,
+    **dict.fromkeys(READS, _read),
 }
