@@ -64,7 +64,7 @@ class Batch:
     written is what it holds at the call, whatever is added while that is on its way.
     """
 
-    __slots__ = ("nbytes", "ops")
+    __slots__ = ("_shared", "nbytes", "ops")
 
     PUT, DELETE, DELETE_RANGE, EXPECT, CREATE = 1, 2, 3, 4, 5
 
@@ -73,6 +73,8 @@ class Batch:
         """(code, db, key, value, key, value, …): one for all that follow one another and differ only in those."""
         self.nbytes = 0
         """What it takes of a record, about: the bytes of keys and values, and `OP_BYTES` for each operation."""
+        self._shared = False
+        """Whether a copy has the same `ops`: they are copied before more is added, which is seldom done."""
 
     def put(self, key: bytes, value: bytes, db: bytes | None = None) -> "Batch":
         """Store a pair, replacing the value if the key is there."""
@@ -102,6 +104,8 @@ class Batch:
             value = _copied("value", value)
         if db is not None and type(db) is not bytes:
             db = _copied("db", db)
+        if self._shared:
+            self.ops, self._shared = [op[:] for op in self.ops], False
         self.nbytes += len(key) + OP_BYTES if value is None else len(key) + len(value) + OP_BYTES
         ops = self.ops
         if ops and ops[-1][0] == code and ops[-1][1] == db:
@@ -111,9 +115,10 @@ class Batch:
         return self
 
     def copy(self) -> "Batch":
-        """Return another one with the same operations."""
-        other = Batch()
-        other.ops, other.nbytes = [op[:] for op in self.ops], self.nbytes
+        """Return another one with the same operations; what is added to the one is not in the other."""
+        other = object.__new__(Batch)
+        other.ops, other.nbytes = self.ops, self.nbytes
+        self._shared = other._shared = True
         return other
 
     def __iter__(self) -> Iterator[tuple[int, bytes | None, bytes, bytes | None]]:

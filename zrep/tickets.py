@@ -47,18 +47,16 @@ class Ticket:
 
     def resolve(self, result: CommitResult) -> None:
         """Tell the result; or the verdict instead, now that what it rests on is permanent."""
-        if self.inqueue is not None:
-            self._leave(self.inqueue)
+        if (inqueue := self.inqueue) is not None:
+            self.inqueue = None
+            inqueue.leave(self.nbytes)
         self._tell(None if self.verdict is not None else result, self.verdict)
 
     def reject(self, error: Exception) -> None:
-        if self.inqueue is not None:
-            self._leave(self.inqueue)
+        if (inqueue := self.inqueue) is not None:
+            self.inqueue = None
+            inqueue.leave(self.nbytes)
         self._tell(None, error)
-
-    def _leave(self, inqueue: "Inqueue") -> None:
-        self.inqueue = None
-        inqueue.leave(self.nbytes)
 
     def _tell(self, result: CommitResult | None, error: Exception | None) -> None:
         raise NotImplementedError
@@ -78,15 +76,40 @@ class Callback(Ticket):
 
 
 class Outcome(Future[CommitResult]):
-    """A future whose result, once it is there, is had without a lock: most are asked for later.
+    """A future that becomes one when somebody looks at it before its result is there; few do, and none is cheaper.
 
     The engine tells it, and its callbacks run on the engine's thread: there nothing may wait, and nothing that
     a callback raises, SystemExit included, goes further than the log.
     """
 
+    _looking = threading.RLock()
+    """Held while one becomes a future, and while one is told. Reentrant: a signal's handler may look, too."""
+    _looked_at = False
     told: CommitResult | None = None
+    """The result; not that of one that was cancelled."""
     behind: Callable[[], None] | None = None
     """Raises lmdb.Error where to wait would be for ever, see `Writers.obstacle`."""
+
+    def __init__(self) -> None:
+        """Nothing yet: what `Future` makes, half of what a write costs its caller, is for `__getattr__` to make."""
+
+    def __getattr__(self, name: str) -> Any:
+        with self._looking:
+            if not self._looked_at:
+                super().__init__()
+                self._looked_at = True
+                if self.told is not None:
+                    self.set_result(self.told)
+        return object.__getattribute__(self, name)
+
+    def tell(self, result: CommitResult) -> None:
+        """Set the result. Raises InvalidStateError for one that was cancelled."""
+        with self._looking:
+            if not self._looked_at:
+                self.told = result
+                return
+        self.set_result(result)
+        self.told = result
 
     def result(self, timeout: float | None = None) -> CommitResult:
         if self.told is not None:
@@ -134,8 +157,7 @@ class Awaited(Ticket):
             if error is not None:
                 self.future.set_exception(error)
             elif result is not None:
-                self.future.set_result(result)
-                self.future.told = result
+                self.future.tell(result)
         except InvalidStateError:
             self.future.set_running_or_notify_cancel()
 

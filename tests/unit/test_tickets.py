@@ -1,5 +1,6 @@
 """Who was answered is waited for: the last one back completes the round, and nobody is waited for long."""
 
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -125,6 +126,38 @@ def test_a_future_tells_its_result_to_whoever_asks_before_and_after() -> None:
         before = pool.submit(ticket.future.result, DEADLINE_S)
         ticket.resolve(RESULT)
         assert before.result(DEADLINE_S) is ticket.future.result(timeout=0) is RESULT
+
+
+def test_a_future_that_nobody_looked_at_is_one_all_the_same() -> None:
+    ticket = Awaited(AckPolicy.QUORUM, 0)
+    ticket.resolve(RESULT)
+    future, seen = ticket.future, list[futures.Future[CommitResult]]()
+    future.add_done_callback(seen.append)
+    assert (future.done(), future.cancelled(), future.cancel(), future.exception()) == (True, False, False, None)
+    assert (seen, futures.wait((future,)).done, "finished" in repr(future)) == ([future], {future}, True)
+    assert not hasattr(future, "nothing")
+
+
+def test_futures_may_be_looked_at_while_they_are_told() -> None:
+    """Whoever looks at the very moment has the result, too, and does not wait for ever."""
+    tickets = [Awaited(AckPolicy.QUORUM, 0) for _ in range(2000)]
+
+    def look(number: int) -> int:
+        held = 0
+        for ticket in tickets:
+            held += ticket.future.result(DEADLINE_S) is RESULT if number else not ticket.future.cancelled()
+        return held
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with futures.ThreadPoolExecutor(3) as pool:
+            looks = [pool.submit(look, number) for number in range(3)]
+            for ticket in tickets:
+                ticket.resolve(RESULT)
+            assert [each.result(DEADLINE_S) for each in looks] == [len(tickets)] * 3
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_a_future_whose_error_was_raised_is_gone_with_its_last_user() -> None:

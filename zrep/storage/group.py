@@ -216,7 +216,8 @@ class Group:
                 if not 0 < len(key) <= KEY_BYTES:
                     return False
             deletes |= run[0] == Batch.DELETE
-        self.check_size(batch.nbytes)
+        if batch.nbytes > self.record_bytes:
+            self.check_size(batch.nbytes)
         if not deletes:
             self._keep(batch.ops, batch.nbytes, session, seq)
             return True
