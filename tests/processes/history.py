@@ -21,7 +21,7 @@ Line = dict[str, Any]
 
 
 class Recorder:
-    """One thread's file; each line is one write, so that it survives the process."""
+    """One thread's file; each line is one write, so that it survives the process, whole but for the last."""
 
     def __init__(self, directory: Path, name: str) -> None:
         self.number = os.getpid()
@@ -47,10 +47,18 @@ class Recorder:
 
 
 class History:
-    """All operations of a run, from the files in a directory."""
+    """All operations of a run, from the files in a directory.
+
+    A kill may cut the last line of a file: that operation has not begun, or nobody knows how it ended.
+    """
 
     def __init__(self, directory: Path) -> None:
-        lines = [json.loads(line) for file in directory.glob("*.history") for line in file.read_text().splitlines()]
+        lines = [
+            json.loads(line)
+            for file in directory.glob("*.history")
+            for line in file.read_text().splitlines(keepends=True)
+            if line.endswith("\n")
+        ]
         ends = {line["id"]: line for line in lines if "do" not in line}
         self.operations = [
             line | {"came": "unknown", "value": line.get("value")} | ends.get(line["id"], {}) | {"start": line["at"]}
