@@ -26,7 +26,7 @@ def get(
     timeout_ms: target.Timeout = 5000,
 ) -> int:
     """Print the value of a key. The first site to answer gives it; exit 1 if there is none."""
-    raw = _key(key)
+    raw = key_bytes(key)
     with target.connect(connect, home, timeout_ms) as client:
         value = client.get(raw, db=_database(db))
     if json:
@@ -49,7 +49,7 @@ def put(
 ) -> None:
     """Store a value under a key. Returns when a majority of the sites holds it."""
     with target.connect(connect, home, timeout_ms) as client:
-        result = client.put(_key(key), output.from_argument(value), db=_database(db))
+        result = client.put(key_bytes(key), output.from_argument(value), db=_database(db))
     _show_commit(result, json)
 
 
@@ -63,7 +63,7 @@ def delete(
 ) -> None:
     """Remove a key. Returns when a majority of the sites holds the removal; a missing key is fine."""
     with target.connect(connect, home, timeout_ms) as client:
-        result = client.delete(_key(key), db=_database(db))
+        result = client.delete(key_bytes(key), db=_database(db))
     _show_commit(result, json)
 
 
@@ -84,7 +84,7 @@ def scan(
                 output.show_bytes(key, value)
 
 
-def _key(text: str) -> bytes:
+def key_bytes(text: str) -> bytes:
     """Return the bytes of a key. Raises OptionError for none that LMDB takes, whose own words name no limit."""
     from zrep.errors import OptionError
     from zrep.storage.child import KEY_BYTES

@@ -2,7 +2,7 @@
 
 Decides what the prompt says and what a typed line does. The role is asked anew for every prompt, so the
 prompt changes by itself when the site becomes master; no other site answers for it. Quotes are the main
-database: symbol to price. Who typed a line of another form gets exit code 1 at the end.
+database: symbol to price. Who typed a line of another form, or a symbol too long, gets exit code 1 at the end.
 """
 
 import sys
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from . import output, target
+from .access import key_bytes
 
 if TYPE_CHECKING:
     from zrep.client import Client
@@ -32,8 +33,8 @@ def quote(connect: target.Connect = None, home: target.Home = None, timeout_ms: 
             elif len(words) != 2:
                 print("Format: TICKER VALUE")
                 code = 1
-            else:
-                _store(client, *words)
+            elif not _store(client, *words):
+                code = 1
     return code
 
 
@@ -48,20 +49,25 @@ def _lines(client: "Client") -> Iterator[str]:
         yield line
 
 
-def _store(client: "Client", symbol: str, price: str) -> None:
-    from zrep.errors import PermFailedError
+def _store(client: "Client", symbol: str, price: str) -> bool:
+    """Store a quote, or say why not; False if that is what was typed."""
+    from zrep.errors import OptionError, PermFailedError
 
     status = client.status()
     if status["role"] != "master":
         master = status["master"]
         where = f"the master is {master['address']}" if master else "no master is known, try again in a moment"
         print(f"Can't update at client: {where}")
-        return
+        return True
     try:
-        client.put(output.from_argument(symbol), output.from_argument(price))
+        client.put(key_bytes(symbol), output.from_argument(price))
+    except OptionError as error:
+        print(f"Not stored: {error}")
+        return False
     except PermFailedError:
         print("Insufficient acknowledgements for transaction durability.")
         print(f"put {symbol} {price} not durable.")
+    return True
 
 
 def _show(client: "Client") -> None:

@@ -33,6 +33,13 @@ def test_a_master_takes_quotes_and_shows_the_table(homes: tuple[str, str]) -> No
     assert result.stdout.endswith(f"\n\n{prompt}")
 
 
+def test_a_symbol_that_is_no_key_is_refused_and_the_prompt_goes_on(homes: tuple[str, str]) -> None:
+    result = zrep("quote", "-H", homes[0], typed=f"{'Z' * 512} 1\nOK 2\n\n")
+    assert "Not stored: the key has 512 bytes: give one of 1 to 511\n" in result.stdout
+    assert "\tOK\t\t2\n" in result.stdout
+    assert result.returncode == 1
+
+
 def test_a_client_is_read_only_and_names_the_master(homes: tuple[str, str]) -> None:
     result = zrep("quote", "-H", homes[1], typed="IBM 1\nquit\n")
     master = ask(f"ipc://{homes[0]}/site.sock")["address"]
