@@ -105,12 +105,11 @@ class _Pin(NamedTuple):
 class Checkpoints:
     """The checkpoints of one open store. The engine's thread calls; one at a time is made on a thread of its own."""
 
-    def __init__(self, store: Path, env: lmdb.Environment, *, log: Path | None = None, sync: bool = True) -> None:
+    def __init__(self, store: Path, env: lmdb.Environment, *, log: Path | None = None) -> None:
         self.tip = Tip()
         """Up to where the log is not needed to bring the store back; records above it must stay."""
         self._env = env
         self._log = log
-        self._sync = sync
         self._path = path_of(store)
         self._boot = boot_id()
         self._fd = os.open(store / "data.mdb", os.O_RDWR | os.O_CLOEXEC)
@@ -261,8 +260,6 @@ class Checkpoints:
         is final, as what it covered may never reach the disk: the next start goes back to the one before.
         """
         self._check_process()
-        if not self._sync:
-            return
         if self._failure is not None:
             raise self._failure
         try:

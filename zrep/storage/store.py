@@ -54,11 +54,10 @@ ENGINE: dict[str, Any] = {"lib_version": 0} if int(lmdb.__version__.split(".")[0
 class Store:
     """The store of one site. All methods but `begin` and `handle` belong to the engine's thread."""
 
-    def __init__(self, path: Path, options: Options, *, log: Path | None = None, sync: bool = True) -> None:
+    def __init__(self, path: Path, options: Options, *, log: Path | None = None) -> None:
         """Open the store in the directory `path`, creating it there; one that lost what was flushed is empty again.
 
         `log` is where its records are from: flushed there before they are durable here.
-        `sync=False`: no checkpoints, nothing survives a crash of the operating system.
         """
         self.path = path
         self._map_limit = options.map_bytes
@@ -68,12 +67,12 @@ class Store:
         """Whether a transaction found the map full; it grows before the next one begins."""
         self._stocked: Catalogue | None = None
         try:
-            self._load(options, log, sync)
+            self._load(options, log)
         except DamagedStoreError as error:
             _set_aside(path, error)
-            self._load(options, log, sync)
+            self._load(options, log)
 
-    def _load(self, options: Options, log: Path | None, sync: bool) -> None:
+    def _load(self, options: Options, log: Path | None) -> None:
         """Open what is there, or an empty store. Raises DamagedStoreError when that cannot be believed."""
         restored = checkpoint.recover(self.path) if self.path.exists() else None
         if not self.path.exists():
@@ -91,7 +90,7 @@ class Store:
             self.applied = self._decode(written) if written is not None else Applied()
             if restored not in (None, self.applied.tip):
                 raise StorageError(f"{self.path} does not stand where its checkpoint says: {JOIN_ANEW}")
-            self.checkpoints = Checkpoints(self.path, self.env, log=log, sync=sync)
+            self.checkpoints = Checkpoints(self.path, self.env, log=log)
         except BaseException:
             self.env.close()
             raise
