@@ -303,3 +303,31 @@ def test_a_signals_handler_may_close_what_is_being_closed(
         close()
         told.result(DEADLINE_S)
     zrep.open(home).close()
+
+
+LEAF, FLAGS_AT = 2, 10
+
+
+def test_damage_that_is_met_in_use_stops_the_site_and_is_healed_by_the_next_start(tmp_path: Path) -> None:
+    """The log is whole. Started again and again on the same pages, the site would only stop again."""
+    home, keys = tmp_path / "home", [b"%05d" % number for number in range(3000)]
+    env = zrep.open(home)
+    with env.begin(write=True) as txn:
+        for key in keys:
+            txn.put(key, key)
+    file = home / "state-1" / "data" / "data.mdb"
+    with file.open("r+b") as data:
+        pages = data.read()
+        for page in range(2 * 4096, len(pages), 4096):
+            if pages[page + FLAGS_AT] == LEAF and keys[-1] in pages[page : page + 4096]:
+                data.seek(page + FLAGS_AT)
+                data.write(b"\0")
+    with pytest.raises(zrep.UnknownOutcomeError):
+        env.put(keys[-1], b"new")
+    with pytest.raises(zrep.StorageError, match=r"is damaged: .*; start the site again"):
+        env.put(keys[-1], b"new")
+    env.close()
+    with zrep.open(home) as env, env.begin() as txn:
+        held = dict(txn.cursor())
+    assert held == dict(zip(keys, keys, strict=True)) | {keys[-1]: b"new"}, "the log had its record"
+    assert (home / "state-1" / "data.damaged" / "data.mdb").exists()

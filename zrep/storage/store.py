@@ -17,7 +17,7 @@ import os
 import shutil
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,6 +43,10 @@ _LOW_SPACE = 1 * MIB
 _APPLY_BYTES = 16 * MIB
 _DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.NotFoundError, lmdb.BadTxnError)
 """How LMDB says, while the store is opened, that its pages are not what was written."""
+_DAMAGE_MET = (lmdb.CorruptedError, lmdb.PageNotFoundError)
+"""How it says so later; the others may mean something else then."""
+_SUSPECT = "suspect"
+"""A file of this name in the store tells the next start that LMDB met damage in it."""
 _REFUSALS = (lmdb.InvalidError, lmdb.VersionMismatchError)
 """How LMDB refuses one of its two files; it does not say which."""
 _T = TypeVar("_T")
@@ -74,6 +78,8 @@ class Store:
 
     def _load(self, options: Options, log: Path | None) -> None:
         """Open what is there, or an empty store. Raises DamagedStoreError when that cannot be believed."""
+        if (self.path / _SUSPECT).exists():
+            raise DamagedStoreError(f"{self.path} was found damaged while it was in use")
         restored = checkpoint.recover(self.path) if self.path.exists() else None
         if not self.path.exists():
             try:
@@ -263,6 +269,10 @@ class Store:
         """Return what an error of LMDB means for the site. A full disk is not a failing one."""
         if isinstance(error, ZrepError):
             return error
+        if isinstance(error, _DAMAGE_MET):
+            with suppress(OSError):
+                (self.path / _SUSPECT).touch()
+            return StorageError(f"{self.path} is damaged: {error}; start the site again, the log builds it again")
         space = os.statvfs(self.path)
         low = space.f_bavail * space.f_frsize < _LOW_SPACE
         if isinstance(error, lmdb.DiskError) or (low and error.code == errno.EIO):
