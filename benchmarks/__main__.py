@@ -100,6 +100,7 @@ def _compared(asked: argparse.Namespace, home: Path, results: Results, versions:
             goals.ZREP, durability, ours.measure(home, durability, asked.seconds, asked.value_bytes, asked.kills)
         )
         if durability == "sync":
+            results.take(goals.ZREP, durability, ours.reads(home, asked.seconds, asked.value_bytes))
             results.take("pinned", durability, ours.pinned(home, asked.seconds, asked.value_bytes))
         for peer in PEERS:
             if peer.name not in asked.peers or durability not in peer.durabilities:

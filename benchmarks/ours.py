@@ -45,10 +45,15 @@ def measure(directory: Path, durability: str, seconds: float, value_bytes: int, 
         for workload in _workloads(SYNC if durability == "sync" else PROCESS, value_bytes):
             yield workload.name, _load(group, workload, seconds)
         if durability == "sync":
-            for workload in SLICES * _workloads(READS, value_bytes):
-                yield workload.name, _load(group, workload, seconds / SLICES)
             yield "failover", partial(bench_recovery.failover, group, kills)
             yield "catch-up", partial(bench_recovery.catch_up, group, max(int(seconds * 500), 1))
+
+
+def reads(directory: Path, seconds: float, value_bytes: int) -> Works:
+    """Read what one site holds and nothing else, and by turns the same in an environment of lmdb's own."""
+    with BenchGroup(1, directory / "zrep-reads", {}) as group:
+        for workload in SLICES * _workloads(READS, value_bytes):
+            yield workload.name, _load(group, workload, seconds / SLICES)
 
 
 def pinned(directory: Path, seconds: float, value_bytes: int) -> Works:

@@ -8,7 +8,9 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager, nullcontext
 from itertools import count
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .bench_samples import Operation, Submission, Timing, closed_loop, pipeline
@@ -20,15 +22,9 @@ if TYPE_CHECKING:
 KEY_BYTES = 16
 HOT_KEYS = 20_000
 """What the read workloads read."""
+PLAIN_BYTES = 1 << 30
 READ_SHARE = 0.9
 """Of the mixed workload."""
-READS = {
-    "read": (False, False),
-    "read-lmdb": (True, False),
-    "read-fresh": (False, True),
-    "read-fresh-lmdb": (True, True),
-}
-"""The kinds of reading: whether by lmdb itself, and whether with a transaction each."""
 
 
 class Workload(NamedTuple):
@@ -47,6 +43,8 @@ class Workload(NamedTuple):
     value_bytes: int = 100
     among: int = 0
     """Random keys are drawn from the first so many sequential ones; 0: from all there could be."""
+    plain: bool = False
+    """Instead of the site's environment one of lmdb's own is read, in the same process, with the hot keys only."""
 
 
 def catalogue(threads: Sequence[int], value_bytes: int = 100) -> list[Workload]:
@@ -61,9 +59,9 @@ def catalogue(threads: Sequence[int], value_bytes: int = 100) -> list[Workload]:
         Workload("pipelined-batches", "submit", "100 puts a batch, 16 outstanding", puts=100, outstanding=16),
         Workload("mixed", "mixed", "nine reads to a write, 16 threads", threads=16),
         Workload("reads", "read", "gets in one transaction, 100 an operation", puts=100),
-        Workload("reads-lmdb", "read-lmdb", "the same by lmdb itself, on the same store", puts=100),
+        Workload("reads-lmdb", "read", "the same in an environment of lmdb's own", puts=100, plain=True),
         Workload("reads-fresh", "read-fresh", "gets with a transaction each, 100 an operation", puts=100),
-        Workload("reads-fresh-lmdb", "read-fresh-lmdb", "the same by lmdb itself, on the same store", puts=100),
+        Workload("reads-fresh-lmdb", "read-fresh", "the same in an environment of lmdb's own", puts=100, plain=True),
         Workload("remote", "remote", "one put a request, one remote client"),
         Workload("remote-16", "remote", "one put a request, 16 remote clients", threads=16),
     ]
@@ -75,11 +73,22 @@ def run(env: "Environment", workload: Workload, seconds: float) -> Timing:
     value = random.Random(0).randbytes(workload.value_bytes)
     if workload.kind == "submit":
         return pipeline(_submission(env, workload, keys(workload.order, 0), value), workload.outstanding, seconds)
-    if workload.kind == "mixed" or workload.kind in READS:
-        _heat(env, value)
-    make = OPERATIONS[workload.kind]
-    streams = [keys(workload.order, number, among=workload.among) for number in range(workload.threads)]
-    return closed_loop([make(env, workload, stream, value) for stream in streams], seconds)
+    with _plain() if workload.plain else nullcontext(env) as used:
+        if workload.kind in ("read", "read-fresh", "mixed"):
+            _heat(used, value)
+        make = OPERATIONS[workload.kind]
+        streams = [keys(workload.order, number, among=workload.among) for number in range(workload.threads)]
+        return closed_loop([make(used, workload, stream, value) for stream in streams], seconds)
+
+
+@contextmanager
+def _plain() -> Iterator[Any]:
+    import lmdb
+
+    from zrep.storage.store import ENGINE
+
+    with TemporaryDirectory() as path, lmdb.open(path, map_size=PLAIN_BYTES, **ENGINE) as env:
+        yield env
 
 
 def fill(env: "Environment", workload: Workload, batches: int, first: int = 0) -> None:
@@ -149,24 +158,27 @@ def _env_put(env: "Environment", workload: Workload, keys: Iterator[bytes], valu
 
 
 def _read(env: "Environment", workload: Workload, keys: Iterator[bytes], value: bytes) -> Operation:
-    """Get keys; `READS` says whether by zrep's own `begin` or lmdb's, and with how many transactions."""
-    by_lmdb, fresh = READS[workload.kind]
-    store = env.engine.store
-    begin, db = (store.env.begin, store.main) if by_lmdb else (env.begin, None)
+    txn = env.begin()
     chosen = _hot(workload.puts)
-    txn: Any = None if fresh else begin(db)
 
     def operation() -> None:
         get = txn.get
         for key in next(chosen):
             get(key)
 
-    def operation_fresh() -> None:
+    return operation
+
+
+def _read_fresh(env: "Environment", workload: Workload, keys: Iterator[bytes], value: bytes) -> Operation:
+    chosen = _hot(workload.puts)
+
+    def operation() -> None:
+        begin = env.begin
         for key in next(chosen):
-            with begin(db) as txn:
+            with begin() as txn:
                 txn.get(key)
 
-    return operation_fresh if fresh else operation
+    return operation
 
 
 def _mixed(env: "Environment", workload: Workload, keys: Iterator[bytes], value: bytes) -> Operation:
@@ -207,5 +219,6 @@ OPERATIONS: dict[str, Callable[["Environment", Workload, Iterator[bytes], bytes]
     "put": _put,
     "env-put": _env_put,
     "mixed": _mixed,
-    **dict.fromkeys(READS, _read),
+    "read": _read,
+    "read-fresh": _read_fresh,
 }
