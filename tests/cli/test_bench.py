@@ -451,7 +451,8 @@ def test_what_was_left_out_and_missed_is_shown(
 
     listed = (("zrep", 1.0), ("etcd", 2.0), ("redis", 0.5))
     monkeypatch.setattr(benchmarks, "LIMITS", [(who, "sync", "sequential", limit(rate)) for who, rate in listed])
-    monkeypatch.setattr("benchmarks.ours.measure", lambda *_: ())
+    for part in ("measure", "reads", "pinned"):
+        monkeypatch.setattr(f"benchmarks.ours.{part}", lambda *_: ())
     monkeypatch.setattr("benchmarks.peers.nats.Nats.missing", lambda self: "it is not here")
     for rounds in (1, 2):
         benchmarks.main(["--peers", "nats", "--rounds", str(rounds)])

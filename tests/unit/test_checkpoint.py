@@ -112,7 +112,9 @@ def test_one_is_due_at_once_when_much_was_written(store: Store, monkeypatch: pyt
     monkeypatch.setattr(checkpoint, "BYTES", 100_000)
     written(store)
     assert not taken(store, 0)
+    assert store.checkpoints.deadline
     written(store, 20)
+    assert store.checkpoints.deadline == 0, "the engine looks before anything else happens"
     assert taken(store, 0)
 
 

@@ -152,6 +152,8 @@ class Checkpoints:
     def wrote(self, nbytes: int) -> None:
         """Note that a commit wrote about so many bytes."""
         self._nbytes += nbytes
+        if self._nbytes >= BYTES:
+            self.hasten()
 
     def ensure(self, tip: Tip) -> None:
         """Call before every write transaction: what the disk would be restored to is pinned, or taken anew."""
@@ -171,7 +173,7 @@ class Checkpoints:
             return
         if self._due_at is None:
             self._due_at = now + INTERVAL_MS * MILLISECOND
-        if now < self._due_at and self._nbytes < BYTES:
+        if now < self._due_at:
             return
         try:
             pin = self._pending = self.pin(tip)
