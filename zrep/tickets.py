@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from zrep.commit import CommitResult
@@ -82,11 +83,12 @@ class Outcome(Future[CommitResult]):
     a callback raises, SystemExit included, goes further than the log.
     """
 
-    _looking = threading.RLock()
-    """Held while one becomes a future, and while one is told. Reentrant: a signal's handler may look, too."""
-    _looked_at = False
+    _looked_at: dict[str, Any] | None = None
+    """What a future has at first, once somebody looked."""
+    _answer: CommitResult | None = None
+    """The result, before anybody may have it."""
     told: CommitResult | None = None
-    """The result; not that of one that was cancelled."""
+    """The same, afterwards; not that of one that was cancelled."""
     behind: Callable[[], None] | None = None
     """Raises lmdb.Error where to wait would be for ever, see `Writers.obstacle`."""
 
@@ -94,21 +96,27 @@ class Outcome(Future[CommitResult]):
         """Nothing yet: what `Future` makes, half of what a write costs its caller, is for `__getattr__` to make."""
 
     def __getattr__(self, name: str) -> Any:
-        with self._looking:
-            if not self._looked_at:
-                super().__init__()
-                self._looked_at = True
-                if self.told is not None:
-                    self.set_result(self.told)
+        """Become a future. No lock: who comes second, from a signal's handler even, finds or does the same.
+
+        Either this sees the answer, or `tell` sees that somebody looks.
+        """
+        own = vars(self)
+        for attribute, value in own.setdefault("_looked_at", vars(Future())).items():
+            own.setdefault(attribute, value)
+        if self._answer is not None:
+            with suppress(InvalidStateError):
+                self.set_result(self._answer)
         return object.__getattribute__(self, name)
 
     def tell(self, result: CommitResult) -> None:
         """Set the result. Raises InvalidStateError for one that was cancelled."""
-        with self._looking:
-            if not self._looked_at:
-                self.told = result
-                return
-        self.set_result(result)
+        self._answer = result
+        if self._looked_at is not None:
+            try:
+                self.set_result(result)
+            except InvalidStateError:
+                if self.cancelled():
+                    raise
         self.told = result
 
     def result(self, timeout: float | None = None) -> CommitResult:

@@ -138,6 +138,20 @@ def test_a_future_that_nobody_looked_at_is_one_all_the_same() -> None:
     assert not hasattr(future, "nothing")
 
 
+def test_who_looks_within_a_look_is_not_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a signal's handler may."""
+    future, cancelled = Awaited(AckPolicy.QUORUM, 0).future, list[bool]()
+
+    class Interrupted(futures.Future[CommitResult]):
+        def __init__(self) -> None:
+            monkeypatch.undo()
+            cancelled.append(future.cancel())
+            super().__init__()
+
+    monkeypatch.setattr("zrep.tickets.Future", Interrupted)
+    assert (future.done(), future.cancelled(), cancelled) == (True, True, [True])
+
+
 def test_futures_may_be_looked_at_while_they_are_told() -> None:
     """Whoever looks at the very moment has the result, too, and does not wait for ever."""
     tickets = [Awaited(AckPolicy.QUORUM, 0) for _ in range(2000)]
