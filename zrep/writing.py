@@ -227,6 +227,7 @@ class Writing:
         self._refused.clear()  # what they saw may never have been permanent, and their callers were not told
         for ticket in _taken(group):
             ticket.reject(error)
+        self._returning.wake()
 
     # The queue of batches.
 
@@ -298,6 +299,7 @@ class Writing:
             ticket.reject(
                 UnknownOutcomeError("another write transaction is open for too long: this one may still happen")
             )
+        self._returning.wake()
 
     def revoke_forgotten(self, now: Nanoseconds) -> None:
         """A write transaction must not stop the group for ever (write_txn_timeout_ms, and up to a quarter more)."""
