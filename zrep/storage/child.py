@@ -66,6 +66,10 @@ class Child:
     transaction, None while everything is deferred and when this has ended or was revoked.
     """
 
+    _puts: list[Any] | None = None
+    """The operation that the last deferred put went into, and its database: the next one may go there, too."""
+    _puts_db: "lmdb._Database | None" = None
+
     def __init__(
         self,
         group: "Group",
@@ -137,11 +141,18 @@ class Child:
         """Capture a put without performing it, if LMDB would certainly do it; False if it is to be asked."""
         if type(key) is not bytes or type(value) is not bytes or not 0 < len(key) <= KEY_BYTES:
             return False
-        name = self.catalogue.names.get(id(db), _UNKNOWN)
-        if name not in self.catalogue.plain or self.nbytes + len(key) + len(value) > DEFERRED_BYTES:
+        nbytes = self.nbytes + len(key) + len(value)
+        if nbytes > DEFERRED_BYTES:
             return False
-        note(self.ops, Op.PUT, name, key, value)
-        self.nbytes += len(key) + len(value) + OP_BYTES
+        if self._puts is None or db is not self._puts_db:
+            name = self.catalogue.names.get(id(db), _UNKNOWN)
+            if name not in self.catalogue.plain:
+                return False
+            note(self.ops, Op.PUT, name, key, value)
+            self._puts, self._puts_db = self.ops[-1], db
+        else:
+            self._puts += (key, value)
+        self.nbytes = nbytes + OP_BYTES
         return True
 
     def look(self) -> "lmdb.Transaction":
