@@ -73,7 +73,7 @@ def run(env: "Environment", workload: Workload, seconds: float) -> Timing:
     value = random.Random(0).randbytes(workload.value_bytes)
     if workload.kind == "submit":
         return pipeline(_submission(env, workload, keys(workload.order, 0), value), workload.outstanding, seconds)
-    with _plain() if workload.plain else nullcontext(env) as used:
+    with _plain(env) if workload.plain else nullcontext(env) as used:
         if workload.kind in ("read", "read-fresh", "mixed"):
             _heat(used, value)
         make = OPERATIONS[workload.kind]
@@ -82,13 +82,13 @@ def run(env: "Environment", workload: Workload, seconds: float) -> Timing:
 
 
 @contextmanager
-def _plain() -> Iterator[Any]:
-    import lmdb
-
+def _plain(env: "Environment") -> Iterator[Any]:
+    """Open an environment of the kind that is inside `env`, but with lmdb's own settings."""
     from zrep.storage.store import ENGINE
 
-    with TemporaryDirectory() as path, lmdb.open(path, map_size=PLAIN_BYTES, **ENGINE) as env:
-        yield env
+    kind = type(env.engine.store.env)
+    with TemporaryDirectory() as path, kind(path, map_size=PLAIN_BYTES, **ENGINE) as plain:
+        yield plain
 
 
 def fill(env: "Environment", workload: Workload, batches: int, first: int = 0) -> None:
