@@ -7,6 +7,11 @@ from pathlib import Path
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Refusals of a write that lost nothing: there is no room, yet."""
+SUSPECT = "suspect"
+"""A file of this name in a directory tells the next start that an access failed or met damage there (R3).
+
+Of the log nothing is believed unread then; a store is set aside.
+"""
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -35,6 +40,12 @@ def sync_directory(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def suspect(directory: Path) -> None:
+    """Tell the next start. Where even this fails, a log still writes its newest group again."""
+    with suppress(OSError):
+        os.close(os.open(directory / SUSPECT, os.O_CREAT | os.O_WRONLY, 0o600))
 
 
 def boot_id() -> str:

@@ -12,7 +12,7 @@ import logging
 import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
@@ -22,11 +22,9 @@ from zrep.ids import Lsn
 from zrep.options import MIB
 from zrep.records import Record, Tip
 from zrep.storage import frames
-from zrep.storage.files import DISK_FULL, sync_directory
+from zrep.storage.files import DISK_FULL, SUSPECT, suspect, sync_directory
 from zrep.storage.segment import LOST_TRUST, Segment
 
-_SUSPECT = "suspect"
-"""A file of this name tells the next start that an access failed or found damage: nothing is believed unread (R3)."""
 _logger = logging.getLogger("zrep.storage")
 
 
@@ -250,8 +248,8 @@ class SegmentedLog:
                 return self._restart(segments, restart)
             raise DamagedLogError(f"{self.directory} holds no log any more: {LOST_TRUST}", floor)
         last = segments[-1]
-        suspect = self.directory / _SUSPECT
-        if suspect.exists():
+        mark = self.directory / SUSPECT
+        if mark.exists():
             for older, newer in pairwise(segments):
                 self._check_whole(older, newer, contents=True)
         last.index(contents=True)
@@ -261,10 +259,10 @@ class SegmentedLog:
             raise DamagedLogError(f"{last.path} is damaged behind LSN {last.tip.lsn}: {LOST_TRUST}", last.tip.lsn + 1)
         if rest:
             last.erase(self._segment_bytes)
-        if suspect.exists():
+        if mark.exists():
             # After a failed flush the file's pages may look clean and never have reached the disk (R3).
             last.copy(self._segment_bytes)
-            suspect.unlink()
+            mark.unlink()
             sync_directory(self.directory)
         elif last.tip.lsn > last.floor:
             # Records above the last known floor may be in the page cache only, and that even after an error
@@ -313,7 +311,7 @@ class SegmentedLog:
     def _distrust(self, failure: StorageError) -> None:
         """Let no call succeed any more, and have the next start read everything."""
         self._failure = failure
-        _suspect(self.directory)
+        suspect(self.directory)
 
 
 def flush_newest(directory: Path) -> None:
@@ -331,13 +329,7 @@ def flush_newest(directory: Path) -> None:
     try:
         os.fdatasync(fd)
     except OSError:
-        _suspect(directory)
+        suspect(directory)
         raise
     finally:
         os.close(fd)
-
-
-def _suspect(directory: Path) -> None:
-    """Have the next start read everything. Where even this fails, it still writes the newest group again."""
-    with suppress(OSError):
-        os.close(os.open(directory / _SUSPECT, os.O_CREAT | os.O_WRONLY, 0o600))

@@ -17,7 +17,7 @@ import os
 import shutil
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,7 +33,7 @@ from zrep.records import Record, Txn
 from zrep.storage import checkpoint
 from zrep.storage.catalogue import BOOKKEEPING, Catalogue, Slots, flag_bits
 from zrep.storage.checkpoint import Checkpoints, DamagedStoreError
-from zrep.storage.files import sync_directory
+from zrep.storage.files import SUSPECT, suspect, sync_directory
 from zrep.storage.image import APPLIED, Image
 
 MAX_DBS = 256
@@ -45,8 +45,6 @@ _DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.NotFoundError, lmdb
 """How LMDB says, while the store is opened, that its pages are not what was written."""
 _DAMAGE_MET = (lmdb.CorruptedError, lmdb.PageNotFoundError)
 """How it says so later; the others may mean something else then."""
-_SUSPECT = "suspect"
-"""A file of this name in the store tells the next start that LMDB met damage in it."""
 _REFUSALS = (lmdb.InvalidError, lmdb.VersionMismatchError)
 """How LMDB refuses one of its two files; it does not say which."""
 _T = TypeVar("_T")
@@ -78,7 +76,7 @@ class Store:
 
     def _load(self, options: Options, log: Path | None) -> None:
         """Open what is there, or an empty store. Raises DamagedStoreError when that cannot be believed."""
-        if (self.path / _SUSPECT).exists():
+        if (self.path / SUSPECT).exists():
             raise DamagedStoreError(f"{self.path} was found damaged while it was in use")
         restored = checkpoint.recover(self.path) if self.path.exists() else None
         if not self.path.exists():
@@ -270,8 +268,7 @@ class Store:
         if isinstance(error, ZrepError):
             return error
         if isinstance(error, _DAMAGE_MET):
-            with suppress(OSError):
-                (self.path / _SUSPECT).touch()
+            suspect(self.path)
             return StorageError(f"{self.path} is damaged: {error}; start the site again, the log builds it again")
         space = os.statvfs(self.path)
         low = space.f_bavail * space.f_frsize < _LOW_SPACE
